@@ -1,0 +1,34 @@
+"""What a model must beat: popularity, repetition and a Markov chain, counted in NumPy."""
+
+from __future__ import annotations
+
+from stjax.baselines.markov import Markov
+from stjax.baselines.personal import UserLast, UserMostFrequent
+from stjax.baselines.popularity import MostPopular, PopularInHourOfWeek
+from stjax.baselines.scorer import Scorer
+
+Baseline = MostPopular | PopularInHourOfWeek | UserMostFrequent | UserLast | Markov
+
+
+def all_baselines(known: tuple[str, ...] = ()) -> tuple[Baseline, ...]:
+    """The five of a result table; with "time" in `known`, two of them read the target's time."""
+    known = tuple(name for name in known if name == "time")
+    return (
+        MostPopular(),
+        PopularInHourOfWeek(known=known),
+        UserMostFrequent(),
+        UserLast(),
+        Markov(known=known),
+    )
+
+
+__all__ = [
+    "Baseline",
+    "Markov",
+    "MostPopular",
+    "PopularInHourOfWeek",
+    "Scorer",
+    "UserLast",
+    "UserMostFrequent",
+    "all_baselines",
+]

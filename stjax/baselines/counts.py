@@ -1,0 +1,79 @@
+"""Counting in sparse form: what each user did before a row, and how often each pair of ids occurs.
+
+Shapes: `B` targets, `V` items, `P` distinct pairs. Nothing here is of size V × V or loops over
+rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stjax.data.dataset import Dataset
+from stjax.events import FIRST
+
+HOUR = 3600
+HOURS_OF_WEEK = 168
+
+
+def ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All integers of many ranges in one go: (which range, the integer), int64 each, in order."""
+    length = np.maximum(stop - first, 0)
+    owner = np.repeat(np.arange(len(length)), length)
+    start = np.cumsum(length) - length
+    return owner, np.arange(len(owner)) - start[owner] + first[owner]
+
+
+def local_time(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
+    """Local seconds since the schema's epoch of store rows, int64."""
+    columns = dataset.store.columns
+    time = columns["time"][rows].astype(np.int64)
+    return time + columns["utc_offset"][rows] if "utc_offset" in columns else time
+
+
+def hour_of_week(local: np.ndarray) -> np.ndarray:
+    """0 to 167, from Monday 00:00 local time (the schema's epoch is a Monday)."""
+    return (local // HOUR) % HOURS_OF_WEEK
+
+
+def item_counts(dataset: Dataset) -> np.ndarray:
+    """Training events of each item, int64 (V,)."""
+    return np.bincount(dataset.items(dataset.train_rows), minlength=dataset.schema.items)
+
+
+def popularity_levels(dataset: Dataset) -> np.ndarray:
+    """Dense rank of each item's training count, 0 the lowest, int64 (V,); equal counts are equal.
+
+    Integers below V stay exact in float32 where fractions of a count would not.
+    """
+    return np.unique(item_counts(dataset), return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class PairCounts:
+    """How often `right` went with `left`: key = left × width + right, sorted, int64 (P,)."""
+
+    key: np.ndarray
+    count: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, left: np.ndarray, right: np.ndarray, width: int) -> PairCounts:
+        """Count pairs of ids, right < width."""
+        key = left.astype(np.int64) * width + right
+        return cls(*np.unique(key, return_counts=True), width)
+
+    def of_left(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Every pair of each given id (B,): (position in `left`, right, count), concatenated."""
+        left = left.astype(np.int64)
+        first = np.searchsorted(self.key, left * self.width)
+        stop = np.searchsorted(self.key, (left + 1) * self.width)
+        owner, index = ranges(first, stop)
+        return owner, self.key[index] % self.width, self.count[index]
+
+
+def add_at(scores: np.ndarray, owner: np.ndarray, item: np.ndarray, value: np.ndarray) -> None:
+    """scores[owner, item] += value, with repeated pairs added up; items below FIRST are skipped."""
+    keep = item >= FIRST
+    np.add.at(scores, (owner[keep], item[keep]), value[keep])

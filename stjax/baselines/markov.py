@@ -1,0 +1,98 @@
+"""First-order Markov chain with back-off: what followed the current item, here and elsewhere."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stjax.baselines.counts import (
+    PairCounts,
+    add_at,
+    item_counts,
+    local_time,
+    ranges,
+)
+from stjax.baselines.scorer import Scorer, now
+from stjax.data.dataset import Dataset
+from stjax.events import FIRST, Query
+
+DAY = 86_400
+
+
+@dataclass(frozen=True)
+class Markov:
+    """Next item given the current one, four estimates deep, each the prior of the one before it.
+
+        p(v) = (weighted count of v + strength · p'(v)) / (sum of weights + strength)
+
+    From the outside in: `own` transitions of the user from the current item; all earlier events of
+    the `user`; `chain`, transitions of the training part from the current item; popularity. This is
+    Dirichlet smoothing (MacKay and Peto, 1995); the strengths are in events.
+
+    memory: the user's own events weigh exp(−age / memory), with the age in events; inf keeps all.
+    known: with "time", a user's event at local hour h weighs 1 + gain · exp(−d² / 2 width²), with d
+    hours of the day between h and the request; `width` in hours. Without it these two fields have
+    no effect: the hour of the last event says too little about that of the next.
+    All defaults were chosen on NYC validation (trajectory-last).
+    """
+
+    own: float = 20.0
+    user: float = 10.0
+    chain: float = 100.0
+    memory: float = 60.0
+    gain: float = 10.0
+    width: float = 1.5
+    known: tuple[str, ...] = ()
+
+    def fit(self, dataset: Dataset) -> Scorer:
+        """Count the training part's transitions; the user's own are counted at each request."""
+        count = item_counts(dataset)
+        popular = (count / count.sum()).astype(np.float32)
+        chain = training_transitions(dataset)
+
+        def score(query: Query, rows: np.ndarray) -> np.ndarray:
+            first, stop = dataset.history_bounds(rows)
+            current = np.where(stop > first, dataset.items(np.maximum(stop - 1, 0)), 0)
+            scores = np.tile(popular, (len(rows), 1))
+            _back_off(scores, *chain.of_left(current), self.chain)
+
+            owner, row = ranges(first, stop)
+            item, weight = dataset.items(row), self._weight(dataset, query, rows, owner, row)
+            _back_off(scores, owner, item, weight, self.user)
+            # Within a range the row before is the event before; a range's first row has none.
+            before = np.concatenate([[0], item[:-1]])
+            follows = (row > first[owner]) & (before == current[owner]) & (before >= FIRST)
+            _back_off(scores, owner[follows], item[follows], weight[follows], self.own)
+            return scores
+
+        return Scorer("Markov with back-off", self.known, score)
+
+    def _weight(
+        self, dataset: Dataset, query: Query, rows: np.ndarray, owner: np.ndarray, row: np.ndarray
+    ) -> np.ndarray:
+        _, stop = dataset.history_bounds(rows)
+        weight = np.exp(-(stop[owner] - 1 - row) / self.memory)
+        if query.time is not None:
+            apart = (local_time(dataset, row) - now(dataset, query, rows)[owner]) % DAY
+            hours = np.minimum(apart, DAY - apart) / 3600
+            weight *= 1 + self.gain * np.exp(-0.5 * (hours / self.width) ** 2)
+        return weight
+
+
+def training_transitions(dataset: Dataset) -> PairCounts:
+    """Pairs (item, next item) of neighbouring events of one user, both of the training part."""
+    rows = dataset.train_rows
+    rows = rows[1:][np.diff(rows) == 1]
+    rows = rows[~np.isin(rows, dataset.store.offsets[:-1])]  # a user's first event follows nothing
+    return PairCounts.of(dataset.items(rows - 1), dataset.items(rows), dataset.schema.items)
+
+
+def _back_off(
+    scores: np.ndarray, owner: np.ndarray, item: np.ndarray, weight: np.ndarray, strength: float
+) -> None:
+    """Replace the prior in `scores` (B, V) by its posterior mean, given weighted observations."""
+    weight = np.where(item >= FIRST, weight, 0.0)
+    total = np.bincount(owner, weights=weight, minlength=len(scores)) + strength
+    scores *= (strength / total)[:, None]
+    add_at(scores, owner, item, weight / total[owner])

@@ -1,0 +1,57 @@
+"""Baselines that only repeat: the user's most frequent items, and the user's last ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from stjax.baselines.counts import PairCounts, popularity_levels, ranges
+from stjax.baselines.scorer import Scorer
+from stjax.data.dataset import Dataset
+from stjax.events import FIRST, Query
+
+
+@dataclass(frozen=True)
+class UserMostFrequent:
+    """Items by how often the user has had them, ties and all other items by popularity."""
+
+    def fit(self, dataset: Dataset) -> Scorer:
+        """Count the training events; the user's own are counted at each request."""
+        level = popularity_levels(dataset)
+        levels = int(level.max()) + 1
+
+        def score(query: Query, rows: np.ndarray) -> np.ndarray:
+            scores = np.tile(level.astype(np.float32), (len(rows), 1))
+            owner, row = ranges(*dataset.history_bounds(rows))
+            own = PairCounts.of(owner, dataset.items(row), len(level))
+            owner, item = own.key // own.width, own.key % own.width
+            # The order of (count, popularity) as one integer: float32 holds it exactly.
+            order = np.unique(own.count * levels + level[item], return_inverse=True)[1]
+            keep = item >= FIRST
+            scores[owner[keep], item[keep]] = (levels + order)[keep]
+            return scores
+
+        return Scorer("User's most frequent", (), score)
+
+
+@dataclass(frozen=True)
+class UserLast:
+    """Items by how recently the user had them, the last one first; all others by popularity."""
+
+    def fit(self, dataset: Dataset) -> Scorer:
+        """Count the training events; the user's history is read at each request."""
+        level = popularity_levels(dataset)
+        levels = int(level.max()) + 1
+
+        def score(query: Query, rows: np.ndarray) -> np.ndarray:
+            scores = np.tile(level.astype(np.float32), (len(rows), 1))
+            first, stop = dataset.history_bounds(rows)
+            owner, row = ranges(first, stop)
+            item = dataset.items(row)
+            keep = item >= FIRST
+            position = (levels + row - first[owner]).astype(np.float32)
+            np.maximum.at(scores, (owner[keep], item[keep]), position[keep])
+            return scores
+
+        return Scorer("User's last", (), score)

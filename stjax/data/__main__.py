@@ -1,0 +1,105 @@
+"""`python -m stjax.data prepare LOG... --out DIR` makes an event store; `show DIR` describes one."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from stjax.data import quality
+from stjax.data.log import LogColumns, LogError
+from stjax.data.prepare import prepare
+from stjax.data.store import EventStore, StoreError
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Turn a log into an event store with a data-quality report."""
+
+    log: tyro.conf.Positional[tuple[Path, ...]]
+    """Files: .csv, .tsv, .jsonl, .ndjson (also .gz), .parquet; their rows follow one another."""
+    out: Path
+    """Folder to write."""
+    columns: Annotated[LogColumns, tyro.conf.arg(name="")] = field(default_factory=LogColumns)
+    schema: Path | None = None
+    """TOML or JSON file with names of columns; options on the command line come before it."""
+    min_user_events: int = 1
+    """Drop users with fewer events."""
+    min_item_events: int = 1
+    """Drop items with fewer events."""
+    years: tuple[int, int] = (1900, 2200)
+    """First and last year that a time may be in."""
+    keep_duplicates: bool = False
+    """Keep rows that are equal in every mapped column."""
+    strict: bool = False
+    """Refuse a log with bad rows instead of dropping and repairing them."""
+    overwrite: bool = False
+    """Replace an event store of the same name."""
+
+    def run(self, console: Console) -> None:
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        store = prepare(**{k: v for k, v in given.items() if k != "schema"})
+        console.print(quality.show(store.quality))
+        console.print(f"{store.path}: {len(store):,} events, fingerprint {store.fingerprint}", soft_wrap=True)
+
+
+@dataclass(frozen=True)
+class Show:
+    """Print the schema and the data-quality report of an event store."""
+
+    store: tyro.conf.Positional[Path]
+
+    def run(self, console: Console) -> None:
+        store = EventStore.open(self.store)
+        table = Table("field", "kind", "role", "size", title="schema", title_justify="left")
+        table.add_row("item", "id", "event", f"{store.schema.items:,}")
+        table.add_row("user", "id", "event", f"{store.schema.users:,}")
+        table.add_row("time", "seconds since", "event", f"{store.schema.epoch:,}")
+        for name in ("utc_offset", "place"):
+            if name in store.columns:
+                table.add_row(name, "seconds" if name == "utc_offset" else "degrees", "event")
+        for f in store.schema.fields:
+            table.add_row(f.name, f.kind, f.role, f"{f.size:,}")
+        console.print(table)
+        console.print(quality.show(store.quality))
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a command; 0, or 2 with one line of `error:` on stderr."""
+    args = sys.argv[1:] if args is None else args
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--schema", type=Path)
+    file = early.parse_known_args(args)[0].schema
+    logger, handler = logging.getLogger("stjax.data"), logging.StreamHandler(sys.stderr)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        columns = LogColumns() if file is None else LogColumns.from_file(file)
+        default = Prepare(log=tyro.MISSING, out=tyro.MISSING, columns=columns)
+        command = tyro.cli(
+            Annotated[Prepare, tyro.conf.subcommand("prepare", default=default)]  # type: ignore[arg-type]
+            | Annotated[Show, tyro.conf.subcommand("show")],
+            prog="python -m stjax.data",
+            description=__doc__,
+            args=args,
+        )
+        command.run(Console(markup=False, highlight=False))
+    except (LogError, StoreError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    finally:
+        logger.removeHandler(handler)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,235 @@
+"""Protocols: which events train, which are targets, and which may only be read.
+
+A protocol is a pure function from an event store to one label per row. The history of a target is
+every earlier row of the same user, whatever its label, so a protocol cannot leak a target's own
+future. It can leak other users' future into training, and says so where it does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Protocol as StructuralType
+
+import numpy as np
+
+from stjax.data.store import EventStore
+from stjax.errors import UserError
+from stjax.events import FIRST, MISSING
+
+TRAIN, VALID, TEST, HISTORY = 0, 1, 2, 3
+PARTS = {VALID: "valid", TEST: "test"}
+
+SPLIT_WORDS = {
+    "train": TRAIN,
+    "validation": VALID,
+    "valid": VALID,
+    "val": VALID,
+    "test": TEST,
+}
+
+
+class ProtocolError(UserError):
+    """A log that a protocol cannot split; the message names the cause and the remedy."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One label per row of a store: as what the event may be a target.
+
+    label: int8 (N,). TRAIN rows train (all but a user's first one are targets), VALID and TEST rows
+    are targets, HISTORY rows are only read. name: the protocol and its parameters. notes: counts by
+    cause.
+    """
+
+    label: np.ndarray
+    name: str
+    notes: Mapping[str, int | float | str]
+
+    def targets(self, part: int) -> np.ndarray:
+        """Rows of one part (VALID or TEST), int64, in the store's order."""
+        return np.flatnonzero(self.label == part)
+
+
+class Protocol(StructuralType):
+    """What `LeaveOneOut`, `GlobalTemporal` and `TrajectoryLast` have in common."""
+
+    @property
+    def name(self) -> str: ...
+
+    def __call__(self, store: EventStore) -> Split: ...
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """The last event of each user is TEST, the one before VALID, the rest TRAIN.
+
+    Users with one or two events only train: a target taken from them would leave nothing to read,
+    or nothing to train on. Training holds events that are later than other users' targets.
+    """
+
+    @property
+    def name(self) -> str:
+        return "leave-one-out"
+
+    def __call__(self, store: EventStore) -> Split:
+        """Label every row."""
+        counts = np.diff(store.offsets)
+        last = store.offsets[1:][counts >= 3] - 1
+        label = np.full(len(store), TRAIN, np.int8)
+        label[last] = TEST
+        label[last - 1] = VALID
+        notes = {
+            "users_held_out": len(last),
+            "users_only_training": int((counts < 3).sum()),
+        }
+        return Split(label, self.name, notes | _sizes(label))
+
+
+@dataclass(frozen=True)
+class GlobalTemporal:
+    """The last `test` of all events by time are TEST, the `valid` before them VALID.
+
+    The fractions fix two boundary times; events at a boundary all belong to the later part, so with
+    ties the parts may be larger. A user's first event has nothing to be predicted from: HISTORY
+    instead of a target.
+    valid, test: fractions in (0, 1), with a sum below 1; ProtocolError otherwise.
+    """
+
+    valid: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, value in (("valid", self.valid), ("test", self.test)):
+            if not 0 < value < 1:
+                raise ProtocolError(f"GlobalTemporal {name}={value}: choose a fraction between 0 and 1")
+        if not self.valid + self.test < 1:
+            raise ProtocolError(
+                f"GlobalTemporal valid={self.valid} and test={self.test} leave no training part: "
+                "choose fractions with a sum below 1"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"global-temporal(valid={self.valid:g}, test={self.test:g})"
+
+    def __call__(self, store: EventStore) -> Split:
+        """Label every row. Raises ProtocolError where the log is empty."""
+        if not len(store):
+            raise ProtocolError(f"{store.path} holds no events: nothing can be split by time")
+        time = np.asarray(store.columns["time"])
+        test_rank = len(time) - max(1, round(self.test * len(time)))
+        valid_rank = max(0, test_rank - max(1, round(self.valid * len(time))))
+        ordered = np.partition(time, (valid_rank, test_rank))
+        boundaries = ordered[[valid_rank, test_rank]]
+        label = np.searchsorted(boundaries, time, side="right").astype(np.int8)
+        first = store.offsets[:-1]
+        late = first[label[first] != TRAIN]
+        label[late] = HISTORY
+        starts = [datetime.fromtimestamp(int(t) + store.schema.epoch, UTC).isoformat() for t in boundaries]
+        notes = {
+            "valid_from": starts[0],
+            "test_from": starts[1],
+            "first_events_not_targets": len(late),
+        }
+        return Split(label, self.name, notes | _sizes(label))
+
+
+@dataclass(frozen=True)
+class TrajectoryLast:
+    """The last check-in of each validation or test trajectory, as in the published NYC tables.
+
+    Validation and test rows whose item or user does not occur in training are set aside first: they
+    may be read, but are never targets and do not count as part of their trajectory. A trajectory
+    with fewer than `shortest` remaining check-ins has no target. All other rows of validation and
+    test are HISTORY.
+    trajectory, split: names of categorical columns of the store. The texts of `split` are train,
+    test, and validation, valid or val; rows without one are HISTORY. shortest: at
+    least 2. The code behind the published tables asks for two check-ins *before* the target within
+    the trajectory, which is 3.
+
+    Source: Yang et al., GETNext, SIGIR 2022, section 5.
+    """
+
+    trajectory: str = "trajectory"
+    split: str = "split"
+    shortest: int = 2
+
+    def __post_init__(self) -> None:
+        if self.shortest < 2:
+            raise ProtocolError(
+                f"TrajectoryLast shortest={self.shortest}: choose 2 or more, since the last check-in "
+                "is predicted from at least one before it"
+            )
+
+    @property
+    def name(self) -> str:
+        return f"trajectory-last({self.trajectory}, {self.split}, shortest={self.shortest})"
+
+    def __call__(self, store: EventStore) -> Split:
+        """Label every row. Raises ProtocolError for a missing column or an unknown split text."""
+        trajectory, words = _ids(store, self.trajectory), _ids(store, self.split)
+        part = self._word_labels(store)[words]
+        item, user = np.asarray(store.columns["item"]), np.asarray(store.columns["user"])
+        held = np.flatnonzero((part == VALID) | (part == TEST))
+        trains = part == TRAIN
+        known_item = _occurs(item[trains], store.schema.items)[item[held]]
+        known_user = _occurs(user[trains], store.schema.users)[user[held]]
+        whole = trajectory[held] != MISSING
+        rest = held[known_item & known_user & whole]
+        # lexsort is stable: within a trajectory the rows stay in the store's order
+        rest = rest[np.lexsort((trajectory[rest], part[rest], user[rest]))]
+        key = np.stack([user[rest], part[rest], trajectory[rest]])
+        starts = np.flatnonzero(np.r_[True, (key[:, 1:] != key[:, :-1]).any(0)][: len(rest)])
+        sizes = np.diff(np.r_[starts, len(rest)])
+        targets = rest[starts + sizes - 1][sizes >= self.shortest]
+        label = part.copy()
+        label[held] = HISTORY
+        label[targets] = part[targets]
+        notes: dict[str, int | float | str] = {"rows_without_split": int((words == MISSING).sum())}
+        for code, word in PARTS.items():
+            mine = part[held] == code
+            notes |= {
+                f"{word}_rows": int(mine.sum()),
+                f"{word}_set_aside_unseen_item": int((mine & ~known_item).sum()),
+                f"{word}_set_aside_unseen_user": int((mine & known_item & ~known_user).sum()),
+                f"{word}_rows_without_trajectory": int((mine & known_item & known_user & ~whole).sum()),
+                f"{word}_trajectories_too_short": int(
+                    ((part[rest[starts]] == code) & (sizes < self.shortest)).sum()
+                ),
+            }
+        return Split(label, self.name, notes | _sizes(label))
+
+    def _word_labels(self, store: EventStore) -> np.ndarray:
+        """The label of each id of the split column, int8."""
+        words = store.vocabulary(self.split).to_list()
+        if unknown := [word for word in words if word not in SPLIT_WORDS]:
+            raise ProtocolError(
+                f"{store.path}: column {self.split!r} holds {unknown[:5]}; "
+                f"its texts must be among {list(SPLIT_WORDS)}"
+            )
+        return np.asarray([HISTORY] * FIRST + [SPLIT_WORDS[word] for word in words], np.int8)
+
+
+def _ids(store: EventStore, name: str) -> np.ndarray:
+    kinds = {f.name: f.kind for f in store.schema.fields if f.role != "item"}
+    if kinds.get(name) != "categorical":
+        there = [column for column, kind in kinds.items() if kind == "categorical"]
+        raise ProtocolError(
+            f"{store.path} has no categorical column {name!r}, only {there}, and TrajectoryLast "
+            "needs it: prepare the log again with this column as a meta field, or name another"
+        )
+    return np.asarray(store.columns[name])
+
+
+def _occurs(ids: np.ndarray, size: int) -> np.ndarray:
+    occurs = np.zeros(size, bool)
+    occurs[ids] = True
+    return occurs
+
+
+def _sizes(label: np.ndarray) -> dict[str, int | float | str]:
+    counts = np.bincount(label, minlength=4)
+    names = ("train_rows", "valid_targets", "test_targets", "history_rows")
+    return {name: int(count) for name, count in zip(names, counts, strict=True)}

@@ -1,0 +1,261 @@
+"""Where the events of an experiment come from: frozen descriptions that open an event store.
+
+A store is made once, in the cache folder, under a name that depends on every parameter, on the size and
+time of the files read, and on the version numbers below; later runs map it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol as StructuralType
+
+import polars as pl
+
+from stjax.cache import cache_folder
+from stjax.data.city import City
+from stjax.data.download import SourceError, fetch_wheel
+from stjax.data.log import LogColumns
+from stjax.data.prepare import prepare
+from stjax.data.store import FORMAT, EventStore, StoreError
+from stjax.data.synthetic import write_city
+
+# Raise it when the same parameters should give another store than before.
+VERSION = 1
+
+
+class Source(StructuralType):
+    """What every source here can do."""
+
+    def open(self) -> EventStore: ...
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """Check-ins in New York, April 2012 to February 2013, with weather, price level and rating.
+
+    66,962 events from the sample in the PyPI package `mat-data` (about 7 MB, downloaded once). A user is
+    one person's week (`tid`). Times are local, and kept as if they were UTC. A venue is its type and its
+    coordinates to 4 decimals (11 m); venues and weeks with fewer events than the minimum are left out and
+    counted in the quality report.
+    """
+
+    min_user_events: int = 3
+    min_item_events: int = 2
+
+    def open(self) -> EventStore:
+        """Download, prepare and open. Raises SourceError without a network."""
+        return _cached("quickstart", self, (), self._prepare)
+
+    def _prepare(self, out: Path) -> None:
+        wheel = fetch_wheel(
+            "mat-data==0.1rc6",
+            "mat_data-0.1rc6-py3-none-any.whl",
+            "b55519844a241069f936e844b0620c05889eb59d33c50dcf1879fa96361ee0ea",
+            "without a network, train on generated data: `python train.py configs/synthetic.py`",
+        )
+        with zipfile.ZipFile(wheel) as archive:
+            text = archive.read("matdata/assets/sample/Foursquare_Sample.csv")
+        coordinates = pl.col("lat_lon").str.split_exact(" ", 1).struct
+        log = pl.read_csv(io.BytesIO(text), infer_schema=False).select(
+            user="tid",
+            time="date_time",
+            latitude=coordinates.field("field_0"),
+            longitude=coordinates.field("field_1"),
+            weather="weather",
+            category="type",
+            root_category="root_type",
+            price="price",
+            rating="rating",
+        )
+        rounded = [pl.col(name).cast(pl.Float64).round(4) for name in ("latitude", "longitude")]
+        log = log.with_columns(item=pl.format("{} @ {}, {}", "category", *rounded))
+        columns = LogColumns(
+            latitude="latitude",
+            longitude="longitude",
+            categorical=("weather",),
+            item_categorical=("category", "root_category", "price"),
+            item_numeric=("rating",),
+            missing=("-1", "Unknown"),
+        )
+        prepare(
+            log,
+            columns,
+            out,
+            min_user_events=self.min_user_events,
+            min_item_events=self.min_item_events,
+        )
+
+
+@dataclass(frozen=True)
+class FoursquareNYC:
+    """Foursquare check-ins in New York with the GETNext split, in the meta fields `split`, `trajectory`.
+
+    folder: holds train.csv.gz, val.csv.gz and test.csv.gz; by default `foursquare_nyc` in $STJAX_DATA or
+    in ../shared/data. Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
+    """
+
+    folder: str | None = None
+
+    def open(self) -> EventStore:
+        """Prepare once and open. Raises SourceError where a file is missing."""
+        names = ["train.csv.gz", "val.csv.gz", "test.csv.gz"]
+        files = _files(self.folder, "foursquare_nyc", names)
+        return _cached("foursquare-nyc", self, files, lambda out: self._prepare(files, out))
+
+    def _prepare(self, files: Sequence[Path], out: Path) -> None:
+        parts = [
+            pl.read_csv(file, infer_schema=False).select(
+                "latitude",
+                "longitude",
+                user="user_id",
+                item="POI_id",
+                time="UTC_time",
+                utc_offset="timezone",
+                category="POI_catname",
+                trajectory="trajectory_id",
+                split=pl.lit(split),
+            )
+            for file, split in zip(files, ("train", "validation", "test"), strict=True)
+        ]
+        columns = LogColumns(
+            utc_offset="utc_offset",
+            utc_offset_unit="minutes",
+            latitude="latitude",
+            longitude="longitude",
+            item_categorical=("category",),
+            meta=("trajectory", "split"),
+        )
+        # the published row counts include equal rows
+        prepare(pl.concat(parts), columns, out, keep_duplicates=True)
+
+
+@dataclass(frozen=True)
+class MovieLens100K:
+    """100,000 film ratings; item fields `genre` (the first named), `genres` (all of them) and `year`.
+
+    folder: holds ml-100k.inter.tsv.gz and ml-100k.item.tsv.gz in RecBole's columns; by default
+    `movielens_100k` in $STJAX_DATA or in ../shared/data. No places. Source: Harper and Konstan, TiiS 2015.
+    """
+
+    folder: str | None = None
+
+    def open(self) -> EventStore:
+        """Prepare once and open. Raises SourceError where a file is missing."""
+        names = ["ml-100k.inter.tsv.gz", "ml-100k.item.tsv.gz"]
+        files = _files(self.folder, "movielens_100k", names)
+        return _cached("movielens-100k", self, files, lambda out: self._prepare(files, out))
+
+    def _prepare(self, files: Sequence[Path], out: Path) -> None:
+        ratings, films = (
+            pl.read_csv(file, infer_schema=False, separator="\t", quote_char=None) for file in files
+        )
+        genres, year = pl.col("class:token_seq"), pl.col("release_year:token")
+        films = films.select(
+            item="item_id:token",
+            genre=genres.str.split(" ").list.first(),
+            genres=genres,
+            year=pl.when(year.str.contains(r"^\d{4}$")).then(year),
+        )
+        log = ratings.select(
+            user="user_id:token",
+            item="item_id:token",
+            rating="rating:float",
+            time="timestamp:float",
+        ).join(films, on="item", how="left", maintain_order="left")
+        columns = LogColumns(
+            time_format="seconds",
+            categorical=("rating",),
+            item_categorical=("genre", "genres", "year"),
+            missing=("unknown",),
+        )
+        prepare(log, columns, out)
+
+
+@dataclass(frozen=True)
+class LogFiles:
+    """Your own log: CSV, Parquet or JSON lines files, whose columns `columns` names.
+
+    strict: refuse a log with any row that would be repaired or dropped.
+    """
+
+    paths: tuple[str, ...]
+    columns: LogColumns = field(default_factory=LogColumns)
+    min_user_events: int = 1
+    min_item_events: int = 1
+    strict: bool = False
+
+    def open(self) -> EventStore:
+        """Prepare once and open. Raises SourceError for a missing file, LogError for its content."""
+        files = [Path(path).expanduser() for path in self.paths]
+        if missing := [str(file) for file in files if not file.is_file()]:
+            raise SourceError(f"no such file: {', '.join(missing)}; correct `paths`")
+        return _cached("log", self, files, lambda out: self._prepare(files, out))
+
+    def _prepare(self, files: Sequence[Path], out: Path) -> None:
+        prepare(
+            files,
+            self.columns,
+            out,
+            min_user_events=self.min_user_events,
+            min_item_events=self.min_item_events,
+            strict=self.strict,
+        )
+
+
+@dataclass(frozen=True)
+class StoreFolder:
+    """An event store that `python -m stjax.data prepare` has made."""
+
+    path: str
+
+    def open(self) -> EventStore:
+        """Open it. Raises StoreError where it is not a store."""
+        return EventStore.open(Path(self.path).expanduser())
+
+
+@dataclass(frozen=True)
+class SyntheticCity:
+    """A generated city, offline and of any size, with known next-item probabilities (`Oracle`)."""
+
+    city: City = field(default_factory=City)
+
+    def open(self) -> EventStore:
+        """Generate once and open."""
+        return _cached("city", self, (), lambda out: write_city(self.city, out))
+
+
+def _files(folder: str | None, name: str, files: Sequence[str]) -> list[Path]:
+    """The files of a data set. Raises SourceError with the folder looked at and how to name another."""
+    data = Path(os.environ.get("STJAX_DATA") or Path("..", "shared", "data"))
+    base = Path(folder) if folder else data / name
+    paths = [base.expanduser() / file for file in files]
+    if missing := [path.name for path in paths if not path.is_file()]:
+        raise SourceError(
+            f"{base.expanduser().absolute()} lacks {', '.join(missing)}: give `folder`, or set STJAX_DATA to "
+            f"the folder that holds {name}"
+        )
+    return paths
+
+
+def _cached(kind: str, source: object, files: Sequence[Path], make: Callable[[Path], object]) -> EventStore:
+    """Open the source's store in the cache; make it if it is not there. Safe among processes."""
+    stamps = [(str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    key = hashlib.sha256(repr((source, stamps, VERSION, FORMAT)).encode()).hexdigest()[:16]
+    out = cache_folder("stores") / f"{kind}-{key}"
+    if not _is_store(out):
+        try:
+            make(out)
+        except (StoreError, OSError):
+            if not _is_store(out):  # else another process has finished the same store meanwhile
+                raise
+    return EventStore.open(out)
+
+
+def _is_store(path: Path) -> bool:
+    return (path / "schema.json").is_file()

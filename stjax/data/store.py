@@ -1,0 +1,177 @@
+"""The event store: a log as a folder of memory-mapped columns, sorted by user and time.
+
+    schema.json          format, sizes, epoch, fields, fingerprint of the content
+    offsets.npy          int64 (U+1,): rows of the k-th user are offsets[k]:offsets[k+1]
+    columns/NAME.npy     one value per event: item, user, time, [utc_offset, place,] event and meta fields
+    items/NAME.npy       one value per item id: place and item fields (row 0 padding, row 1 unseen)
+    vocabulary/NAME.parquet   the text behind the ids FIRST, FIRST+1, ... in order
+    quality.json         what was read, kept, repaired and dropped, by cause
+
+Writing goes to a temporary folder beside the target and is renamed at the end: a killed writer leaves no
+folder of the target's name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from stjax.errors import UserError
+from stjax.events import Field, Schema
+
+FORMAT = 1
+
+
+class StoreError(UserError):
+    """A store that cannot be read or written; the message names the folder and the remedy."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EventStore:
+    """A log on disk. Arrays are memory maps: opening costs nothing, and processes share the pages.
+
+    schema: sizes count every value of the whole log; a protocol's training part has its own (`Dataset`).
+    offsets: int64 (U+1,). columns, items: arrays by name, see the module's docstring.
+    """
+
+    path: Path
+    schema: Schema
+    offsets: np.ndarray
+    columns: Mapping[str, np.ndarray]
+    items: Mapping[str, np.ndarray]
+    fingerprint: str
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> EventStore:
+        """Open a store. Raises StoreError where the folder is missing, incomplete or of another format."""
+        path = Path(path)
+        file = path / "schema.json"
+        if not file.is_file():
+            raise StoreError(
+                f"{path} is not an event store (no schema.json); make one with `python -m stjax.data prepare`"
+            )
+        about = json.loads(file.read_text())
+        if about.get("format") != FORMAT:
+            raise StoreError(
+                f"{path} has store format {about.get('format')}, this version reads {FORMAT}: "
+                "prepare it again"
+            )
+        fields = tuple(Field(**f) for f in about["schema"].pop("fields"))
+        return cls(
+            path=path,
+            schema=Schema(**about["schema"], fields=fields),
+            offsets=np.load(path / "offsets.npy"),
+            columns=_mapped(path / "columns"),
+            items=_mapped(path / "items"),
+            fingerprint=about["fingerprint"],
+        )
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return int(self.offsets[-1])
+
+    @property
+    def users(self) -> int:
+        """Number of users with events."""
+        return len(self.offsets) - 1
+
+    def vocabulary(self, name: str) -> pl.Series:
+        """The text of each id of `item`, `user` or a categorical field; id = position + FIRST."""
+        return pl.read_parquet(self.path / "vocabulary" / f"{name}.parquet")["value"]
+
+    @functools.cached_property
+    def quality(self) -> dict[str, Any]:
+        """The data-quality report that was made with the store."""
+        return json.loads((self.path / "quality.json").read_text())
+
+
+def write_store(
+    path: str | os.PathLike[str],
+    *,
+    schema: Schema,
+    offsets: np.ndarray,
+    columns: Mapping[str, np.ndarray],
+    items: Mapping[str, np.ndarray],
+    vocabulary: Mapping[str, pl.Series],
+    quality: Mapping[str, Any],
+    overwrite: bool = False,
+) -> EventStore:
+    """Write a store atomically and open it.
+
+    Raises StoreError where `path` exists and `overwrite` is False. An existing folder that is not a store
+    is never overwritten.
+    """
+    path = check_target(path, overwrite)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _clear_dead(path)
+    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        digest = hashlib.sha256()
+        _save(partial, "offsets", offsets.astype(np.int64), digest)
+        for folder, arrays in (("columns", columns), ("items", items)):
+            for name in sorted(arrays):
+                _save(partial / folder, name, arrays[name], digest)
+        (partial / "vocabulary").mkdir()
+        for name in sorted(vocabulary):
+            frame = pl.DataFrame({"value": vocabulary[name].cast(pl.String)})
+            frame.write_parquet(partial / "vocabulary" / f"{name}.parquet")
+            digest.update("\0".join([name, *frame["value"]]).encode())
+        (partial / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
+        about = {
+            "format": FORMAT,
+            "fingerprint": digest.hexdigest()[:16],
+            "schema": dataclasses.asdict(schema),
+        }
+        (partial / "schema.json").write_text(json.dumps(about, indent=1) + "\n")
+        old = path.parent / f".{path.name}.old-{os.getpid()}"
+        if path.exists():
+            path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return EventStore.open(path)
+
+
+def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
+    """The path, if a store may be written there. Raises StoreError where it may not."""
+    path = Path(path)
+    if path.exists() and not (overwrite and (path / "schema.json").is_file()):
+        raise StoreError(f"{path} exists; choose another folder or pass --overwrite for an event store")
+    return path
+
+
+def _clear_dead(path: Path) -> None:
+    """Remove what killed writers of the same store left beside it."""
+    for folder in path.parent.iterdir():
+        stem, _, pid = folder.name.rpartition("-")
+        if stem in (f".{path.name}.partial", f".{path.name}.old") and pid.isdigit():
+            try:
+                os.kill(int(pid), 0)  # signal 0 only asks whether the process lives
+            except ProcessLookupError:
+                shutil.rmtree(folder, ignore_errors=True)
+            except PermissionError:
+                continue  # another user's process: alive
+
+
+def _mapped(folder: Path) -> dict[str, np.ndarray]:
+    return {f.stem: np.load(f, mmap_mode="r") for f in sorted(folder.glob("*.npy"))}
+
+
+def _save(folder: Path, name: str, array: np.ndarray, digest: Any) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    array = np.ascontiguousarray(array)
+    np.save(folder / f"{name}.npy", array)
+    digest.update(f"{name} {array.dtype} {array.shape}".encode())
+    digest.update(array.data if array.size else b"")

@@ -1,0 +1,203 @@
+"""The whole model: encoders, fusion, interest, head; from raw events to scores, in parallel or by steps.
+
+F_l = Fusion(item_l, Encoder_m(events_1..l) for every modality m)
+I_l = Interest(F_1..F_l)
+p(v | l) = Head(I_l, query_{l+1}, items)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from stjax.events import Batch, Catalogue, Events, Query
+from stjax.nn.base import Encoder, Fusion, Interest
+from stjax.nn.content import ItemEmbed
+from stjax.nn.fusion import ConcatFusion
+from stjax.nn.heads import Retrieval
+from stjax.nn.interest import GRU
+from stjax.nn.pointer import Moment, Past
+from stjax.nn.space import event_place
+from stjax.nn.time import TimeEmbed
+from stjax.ops import sequence
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class UserState:
+    """All that is kept of a user between events: bounded, whatever the length of the history.
+
+    encoders: one state per modality. interest: the interest model's. h: (B, D), the last interest.
+    past: the last events, as the head's pointer reads them.
+    """
+
+    encoders: Mapping[str, Any]
+    interest: Any
+    h: Any
+    past: Past
+
+
+class Recommender(nn.Module):
+    """Predicts the next item from the events so far and what is known of the request.
+
+    encoders: the modalities beside the item itself, by name; leave one out to do without it.
+    dropout: of fused events, in training.
+    """
+
+    items: ItemEmbed = ItemEmbed()
+    encoders: Mapping[str, Encoder] = field(default_factory=lambda: {"time": TimeEmbed()})
+    fusion: Fusion = ConcatFusion()
+    interest: Interest = GRU()
+    head: Retrieval = Retrieval()
+    dropout: float = 0.1
+
+    def setup(self) -> None:
+        self.drop = nn.Dropout(self.dropout)
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """The query fields that the head may read."""
+        return self.head.known
+
+    def item_table(self, catalogue: Catalogue) -> jax.Array:
+        """The vectors of all items, (V, D); compute once where parameters do not change."""
+        return self.items(catalogue)
+
+    def loss(
+        self, batch: Batch, catalogue: Catalogue, train: bool = False
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean negative log-likelihood of the next items over the batch's weights, and scalars to log."""
+        events, target = batch.events[:, :-1], batch.events[:, 1:]
+        table = self.items(catalogue)
+        x, h = self._encode(events, table, catalogue, train)
+        past = self._past(events, x, h, catalogue)
+        query = Query.of(target, self.known)
+        position = jnp.broadcast_to(jnp.arange(events.item.shape[1]), events.item.shape)
+        now = _moment(query, past, past.shift(1), position)
+        u = self.head.request(h, query, past.time, past.place, catalogue)
+        log_p, gate = self.head.log_prob(u, now, past, target.item, table, catalogue, train)
+        total = jnp.maximum(batch.weight.sum(), 1.0)
+        # Positions of weight 0 may hold padding as their target, whose log-probability is -inf.
+        loss = -jnp.where(batch.weight > 0, log_p * batch.weight, 0.0).sum() / total
+        return loss, {"pointer_share": (gate * batch.weight).sum() / total}
+
+    def scores(self, history: Events, query: Query, catalogue: Catalogue) -> jax.Array:
+        """log p(item) after the whole history: (B, L) events and (B,) query to (B, V)."""
+        table = self.items(catalogue)
+        x, h = self._encode(history, table, catalogue, False)
+        past = self._past(history, x, h, catalogue)
+        position = jnp.maximum(history.valid.sum(axis=1) - 1, 0)
+        return self._answer(sequence.last(h, history.valid), past, position, query, table, catalogue)
+
+    def init_state(self, batch: int) -> UserState:
+        """The state of users without any event."""
+        pointer = self.head.pointer
+        # The pointer compares up to two events before the ones it may point at.
+        length, width = (1, 0) if pointer is None else (pointer.window + 2, pointer.features)
+        shape = (batch, length)
+        integer = jnp.zeros(shape, jnp.int32)
+        past = Past(
+            item=integer,
+            time=integer,
+            utc_offset=integer,
+            place=jnp.full((*shape, 2), jnp.nan),
+            valid=jnp.zeros(shape, bool),
+            key=jnp.zeros((*shape, width)),
+        )
+        features = self.fusion.features
+        return UserState(
+            encoders={name: encoder.init_state(batch) for name, encoder in self.encoders.items()},
+            interest=self.interest.init_state(batch, features),
+            h=jnp.zeros((batch, features)),
+            past=past,
+        )
+
+    def step(
+        self, state: UserState, event: Events, catalogue: Catalogue, table: jax.Array | None = None
+    ) -> UserState:
+        """Read one event per user, (B,); rows whose event is invalid keep their state.
+
+        table: `item_table(catalogue)`, where it is at hand.
+        """
+        table = self.items(catalogue) if table is None else table
+        parts, encoders = {"item": table[event.item]}, {}
+        for name, encoder in self.encoders.items():
+            encoders[name], parts[name] = encoder.step(state.encoders[name], event, catalogue)
+        x = self.fusion(parts)
+        interest, h = self.interest.step(state.interest, x, event)
+        pointer = self.head.pointer
+        key = jnp.zeros((h.shape[0], 0)) if pointer is None else pointer.keys(state.h, x)
+        new = Past(
+            event.item,
+            event.time,
+            event.utc_offset,
+            event_place(event, catalogue),
+            event.valid,
+            key,
+        )
+        past = jax.tree.map(lambda m, n: sequence.push(m, n, event.valid), state.past, new)
+        h = sequence.select(event.valid, h, state.h)
+        return UserState(encoders, interest, h, past)
+
+    def answer(
+        self,
+        state: UserState,
+        query: Query,
+        catalogue: Catalogue,
+        table: jax.Array | None = None,
+    ) -> jax.Array:
+        """log p(item) for the users' states and queries (B,): (B, V). Equals `scores` of the same events."""
+        table = self.items(catalogue) if table is None else table
+        position = jnp.full(state.h.shape[0], state.past.item.shape[1] - 1)
+        return self._answer(state.h, state.past, position, query, table, catalogue)
+
+    def _encode(
+        self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        parts = {"item": table[events.item]}
+        for name, encoder in self.encoders.items():
+            parts[name] = encoder(events, catalogue)
+        x = self.fusion(parts)
+        h = self.interest(self.drop(x, deterministic=not train), events, train)
+        return x, h
+
+    def _past(self, events: Events, x: jax.Array, h: jax.Array, catalogue: Catalogue) -> Past:
+        pointer = self.head.pointer
+        key = x[..., :0] if pointer is None else pointer.keys(sequence.shift(h), x)
+        place = event_place(events, catalogue)
+        return Past(events.item, events.time, events.utc_offset, place, events.valid, key)
+
+    def _answer(
+        self,
+        h: jax.Array,
+        past: Past,
+        position: jax.Array,
+        query: Query,
+        table: jax.Array,
+        catalogue: Catalogue,
+    ) -> jax.Array:
+        last, before = past.at(position), past.shift(1).at(position)
+        u = self.head.request(h, query, last.time[:, 0], last.place[:, 0], catalogue)
+        one = jax.tree.map(lambda x: x[:, None], query)
+        now = _moment(one, last, before, position[:, None])
+        return self.head.scores(u, now, past, table, catalogue)
+
+
+def _moment(query: Query, last: Past, before: Past, position: jax.Array) -> Moment:
+    """Now and here: of the query where it knows them, else of the last event read."""
+    place = last.place
+    if query.place is not None:
+        place = jnp.where(jnp.isnan(query.place), place, query.place)
+    return Moment(
+        time=last.time if query.time is None else query.time,
+        utc_offset=last.utc_offset if query.utc_offset is None else query.utc_offset,
+        place=place,
+        position=position,
+        item=last.item,
+        item_before=before.item,
+    )

@@ -1,0 +1,32 @@
+"""Sequences: the previous event, and the memory of the last events that the step forms carry."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def shift(x: jax.Array, fill: float | int | bool = 0, by: int = 1) -> jax.Array:
+    """What stood `by` positions earlier: (B, L, ...) -> (B, L, ...), the first ones filled."""
+    length = x.shape[1]
+    head = jnp.full_like(x[:, : min(by, length)], fill)
+    return jnp.concatenate([head, x[:, : max(length - by, 0)]], axis=1)
+
+
+def push(memory: jax.Array, x: jax.Array, keep: jax.Array) -> jax.Array:
+    """Append one entry to a memory of the last W, where `keep` is True: (B, W, ...), (B, ...), (B,)."""
+    grown = jnp.concatenate([memory[:, 1:], x[:, None].astype(memory.dtype)], axis=1)
+    return select(keep, grown, memory)
+
+
+def select(keep: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
+    """`new` for the rows where keep (B,) is True, `old` for the others."""
+    return jnp.where(keep.reshape(keep.shape + (1,) * (new.ndim - keep.ndim)), new, old)
+
+
+def last(x: jax.Array, valid: jax.Array) -> jax.Array:
+    """The entry at each row's last valid position: (B, L, ...), (B, L) -> (B, ...)."""
+    position = jnp.maximum(valid.sum(axis=1) - 1, 0)
+    return jnp.take_along_axis(x, position.reshape((-1,) + (1,) * (x.ndim - 1)).astype(jnp.int32), axis=1)[
+        :, 0
+    ]

@@ -1,0 +1,17 @@
+"""Training: an Experiment, the command that runs it, and a run folder that survives being killed."""
+
+from stjax.training.config import Command, load_config, parse
+from stjax.training.experiment import Batching, Evaluation, Experiment, Optimizer, Training
+from stjax.training.run import run
+
+__all__ = [
+    "Batching",
+    "Command",
+    "Evaluation",
+    "Experiment",
+    "Optimizer",
+    "Training",
+    "load_config",
+    "parse",
+    "run",
+]

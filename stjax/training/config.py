@@ -1,0 +1,127 @@
+"""Config files and the command line: from arguments to an Experiment, and to plain data and back to words.
+
+A config is a Python file that defines `experiment = Experiment(...)`. tyro turns the same object into
+typed overrides, so no field is declared twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from flax import linen as nn
+
+from stjax.errors import ConfigError
+from stjax.training.experiment import Experiment
+
+USAGE = "[CONFIG.py] [OPTIONS]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """Train, evaluate and report one experiment; run again, it goes on where it stopped."""
+
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    workdir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Run folder; by default runs/NAME."""
+    eval_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Evaluate the best checkpoint of the run folder on the test part."""
+    config: tyro.conf.Suppress[Path] = Path()
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.workdir or Path("runs") / self.experiment.name
+
+
+def load_config(path: str | os.PathLike[str]) -> Experiment:
+    """Import a config file and return its `experiment`. Raises ConfigError with the remedy."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        found = f"; {path.parent} holds {', '.join(near)}" if near else ""
+        raise ConfigError(f"config file {path} does not exist{found}")
+    name = f"config_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigError(f"config file {path} is not a Python file: its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look their own module up
+    try:
+        spec.loader.exec_module(module)
+    except ConfigError as error:
+        raise ConfigError(f"config file {path}: {error}") from error
+    except Exception as error:  # whatever a user's file raises is an error of that file
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
+        line = lines[-1] if lines else getattr(error, "lineno", None)
+        where = f"{path}, line {line}" if line else str(path)
+        raise ConfigError(
+            f"config file {where} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
+    experiment = getattr(module, "experiment", None)
+    if not isinstance(experiment, Experiment):
+        what = "no `experiment`" if experiment is None else f"a {type(experiment).__name__}"
+        raise ConfigError(f"config file {path} defines {what}: end it with experiment = Experiment(...)")
+    return experiment
+
+
+def parse(arguments: Sequence[str], default: str | os.PathLike[str]) -> Command:
+    """Arguments of `train.py` as a Command: an optional config file first, then typed overrides.
+
+    Raises ConfigError for a config that cannot be used; exits as tyro does for `--help` (0) and for
+    unknown or ill-typed overrides (2, naming similar ones).
+    """
+    arguments = list(arguments)
+    given = bool(arguments) and not arguments[0].startswith("-")
+    config = Path(arguments.pop(0) if given else default)
+    command = Command(experiment=load_config(config), config=config)
+    with warnings.catch_warnings():
+        # tyro takes Linen modules for mutable defaults; they are frozen.
+        warnings.filterwarnings("ignore", message="Mutable type", category=UserWarning)
+        return tyro.cli(
+            tyro.conf.SuppressFixed[tyro.conf.AvoidSubcommands[Command]],
+            prog=f"train.py {config if given else '[CONFIG.py]'}",
+            default=command,
+            args=arguments,
+        )
+
+
+def resolve(value: Any) -> Any:
+    """Dataclasses and Linen modules as plain data for JSON: `{"type": class, field: value, ...}`."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        hidden = {"parent", "name"} if isinstance(value, nn.Module) else set()
+        names = [f.name for f in dataclasses.fields(value) if f.name not in hidden]
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        return {"type": kind, **{name: resolve(getattr(value, name)) for name in names}}
+    if isinstance(value, Mapping):
+        return {str(key): resolve(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [resolve(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "__qualname__"):  # functions and classes, e.g. a dtype or an initializer
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(value)
+
+
+def differences(old: Any, new: Any, path: str = "") -> list[str]:
+    """One line per field that differs between two resolved configs, such as `training.seed: 0 -> 1`."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.get("type") == new.get("type"):
+        names = dict.fromkeys([*old, *new])
+        lines = [differences(old.get(n), new.get(n), f"{path}.{n}" if path else str(n)) for n in names]
+        return [line for group in lines for line in group]
+    return [] if old == new else [f"{path}: {_short(old)} -> {_short(new)}"]
+
+
+def _short(value: Any) -> str:
+    return value["type"].rpartition(".")[2] if isinstance(value, Mapping) and "type" in value else repr(value)

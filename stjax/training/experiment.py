@@ -1,0 +1,178 @@
+"""Experiment: everything that decides a run, as one frozen object that a config file builds.
+
+The model is the Linen module itself (a frozen dataclass), so no setting exists twice. Values are checked
+when the object is built: a run never starts with settings that cannot work.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any, Literal
+
+from flax import linen as nn
+
+from stjax.errors import ConfigError
+from stjax.metrics import metric_names
+
+
+def _section(settings: object) -> str:
+    return type(settings).__name__.lower()
+
+
+def _at_least(settings: object, bound: float, *names: str) -> None:
+    for name in names:
+        value = getattr(settings, name)
+        if not value >= bound:  # also catches NaN
+            raise ConfigError(f"{_section(settings)}.{name} {value} must be at least {bound}")
+
+
+def _buckets(settings: Any) -> None:
+    if not all(1 <= size < settings.length for size in settings.buckets):
+        name = _section(settings)
+        raise ConfigError(
+            f"{name}.buckets {settings.buckets} must lie between 1 and {name}.length {settings.length}"
+        )
+
+
+def _one_of(settings: object, name: str, allowed: tuple[str, ...]) -> None:
+    value = getattr(settings, name)
+    if value not in allowed:
+        raise ConfigError(f"{_section(settings)}.{name} {value!r} must be one of {', '.join(allowed)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Batching:
+    """How user histories become batches of one shape."""
+
+    length: int = 128
+    """Events that are read per training sequence."""
+    overlap: int = 0
+    """Events that a window repeats of the one before; they are read again but predicted once."""
+    batch_size: int = 64
+    """Sequences of full length per step, over all processes."""
+    buckets: tuple[int, ...] = ()
+    """Lengths below `length` to which shorter histories are padded, with more sequences per step."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "length", "batch_size")
+        _buckets(self)
+        _at_least(self, 0, "overlap")
+        if self.overlap >= self.length:
+            raise ConfigError(f"batching.overlap {self.overlap} must be below batching.length {self.length}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW (Loshchilov and Hutter, 2019) after clipping by the global norm."""
+
+    learning_rate: float = 1e-3
+    """Peak rate, reached after the warm-up."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """After the warm-up: hold the rate, or let it fall to zero at the last step."""
+    warmup_steps: int = 100
+    """Steps of linear rise to the peak rate."""
+    weight_decay: float = 1e-2
+    """Decoupled decay of matrices; never of embedding tables, norms and biases."""
+    clip_norm: float = 1.0
+    """Largest global norm of the gradient; 0: no clipping."""
+    b1: float = 0.9
+    """Decay of the first moment."""
+    b2: float = 0.999
+    """Decay of the second moment."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "b1", "b2")
+        _one_of(self, "schedule", ("constant", "cosine"))
+        if not self.learning_rate > 0:
+            raise ConfigError(f"optimizer.learning_rate {self.learning_rate} must be above 0")
+        for name in ("b1", "b2"):
+            if getattr(self, name) >= 1:
+                raise ConfigError(f"optimizer.{name} {getattr(self, name)} must be below 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long to train, how often to look and save, and when to stop."""
+
+    epochs: int = 10
+    """Passes over the training windows."""
+    eval_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
+    patience: int = 0
+    """Validations without improvement after which training stops; 0: never."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints, besides the one at every validation."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    seed: int = 0
+    """Of initial parameters, order of batches and dropout."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "epochs", "eval_every", "checkpoint_every", "log_every")
+        _at_least(self, 0, "patience", "seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is measured on validation and test targets."""
+
+    ks: tuple[int, ...] = (1, 5, 10)
+    """Cut-offs of Acc@1, HR@k and NDCG@k."""
+    filter_seen: bool = False
+    """Take items of the user's history out of the ranking."""
+    select: str = "MRR"
+    """The metric by which the best checkpoint is chosen, on validation."""
+    length: int = 128
+    """Latest events of a history that the model reads."""
+    buckets: tuple[int, ...] = ()
+    """Lengths below `length` to which shorter histories are padded."""
+    block: int = 128
+    """Targets that are scored at a time."""
+    validation_targets: int = 0
+    """Targets of a validation, spread evenly over the part; 0: all. The test always uses all."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "length", "block")
+        _at_least(self, 0, "validation_targets")
+        _buckets(self)
+        if not self.ks or min(self.ks) < 1:
+            raise ConfigError(f"evaluation.ks {self.ks} must hold at least one number, each from 1")
+        _one_of(self, "select", metric_names(self.ks))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A data source, a protocol, a model, and how it is trained and evaluated.
+
+    source: a frozen dataclass with `open() -> EventStore`.
+    protocol: a frozen dataclass, `protocol(store) -> Split`.
+    model: a Linen module with methods `loss` and `scores` and a field `known`, the names of what the
+      query tells of the moment of the request.
+    """
+
+    name: str
+    source: Any
+    protocol: Any
+    model: nn.Module
+    batching: Batching = Batching()
+    optimizer: Optimizer = Optimizer()
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w][\w.+-]*", self.name):
+            raise ConfigError(f"name {self.name!r} becomes a folder: use letters, digits, '_', '-', '.', '+'")
+        for field, kind, sort in (
+            (self.model, nn.Module, "model"),
+            (self.batching, Batching, "batching"),
+            (self.optimizer, Optimizer, "optimizer"),
+            (self.training, Training, "training"),
+            (self.evaluation, Evaluation, "evaluation"),
+        ):
+            if not isinstance(field, kind):
+                raise ConfigError(f"{sort} must be a {kind.__name__}, not {type(field).__name__}")
+        if not callable(getattr(self.source, "open", None)):
+            raise ConfigError(f"source {self.source!r} has no open(): see stjax/data/sources.py")
+        if not callable(self.protocol):
+            raise ConfigError(f"protocol {self.protocol!r} is not callable: see stjax/data/protocols.py")

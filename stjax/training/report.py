@@ -1,0 +1,130 @@
+"""The result of a run: model and baselines on the same targets, with all that the numbers depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+from rich.console import Console
+
+from stjax.baselines import all_baselines
+from stjax.data.dataset import Dataset
+from stjax.data.protocols import TEST, VALID
+from stjax.evaluation import Report, evaluate, paired, render
+from stjax.events import Catalogue, Events, Query
+from stjax.training.experiment import Evaluation, Experiment
+
+Scores = Callable[[Any, Events, Query, Catalogue], jax.Array]
+
+
+def make_scores(model: nn.Module) -> Scores:
+    """The jitted function (params, history, query, catalogue) -> (B, V): one compilation per shape."""
+
+    def scores(params: Any, history: Events, query: Query, catalogue: Catalogue) -> Any:
+        return model.apply({"params": params}, history, query, catalogue, method="scores")
+
+    return jax.jit(scores)
+
+
+@dataclass(frozen=True)
+class ModelScorer:
+    """A model with its parameters, as the evaluator takes it."""
+
+    name: str
+    known: tuple[str, ...]
+    scores: Scores
+    params: Any
+    catalogue: Catalogue
+
+    def __call__(self, history: Events, query: Query, rows: np.ndarray) -> jax.Array:
+        """Scores (B, V); `rows` is not read: a model sees the history that it is given."""
+        del rows
+        return self.scores(self.params, history, query, self.catalogue)
+
+
+def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> Report:
+    """Evaluate any scorer as the experiment says; a validation may be of fewer targets."""
+    return evaluate(
+        scorer,
+        dataset,
+        part,
+        ks=settings.ks,
+        filter_seen=settings.filter_seen,
+        block=settings.block,
+        length=settings.length,
+        buckets=settings.buckets or None,
+        limit=(settings.validation_targets or None) if part == VALID else None,
+    )
+
+
+def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Report], dict[str, float]]:
+    """Reports of all baselines on the test part, and their selection metric on validation."""
+    settings = experiment.evaluation
+    known = experiment.model.known  # pyright: ignore[reportAttributeAccessIssue]
+    scorers = [baseline.fit(dataset) for baseline in all_baselines(known)]
+    tests = [measure(scorer, dataset, TEST, settings) for scorer in scorers]
+    valid = [measure(scorer, dataset, VALID, settings) for scorer in scorers]
+    return tests, {report.label: report.mean(settings.select) for report in valid}
+
+
+def summarise(
+    experiment: Experiment, dataset: Dataset, report: Report, baselines: list[Report]
+) -> dict[str, Any]:
+    """What a table needs, as JSON holds it: data, protocol, query switches, metrics, baselines.
+
+    difference: of the selection metric to the best baseline, on the same targets, by bootstrap over users.
+    """
+    metric = experiment.evaluation.select
+    best = max(baselines, key=lambda r: r.mean(metric))
+    difference = paired(report, best, metric)
+    return {
+        "name": experiment.name,
+        "title": f"{type(experiment.source).__name__}, {report.title}",
+        "data": {
+            "source": type(experiment.source).__name__,
+            "fingerprint": dataset.fingerprint,
+            "events": len(dataset.store),
+            "users": dataset.store.users,
+            "train_events": len(dataset.train_rows),
+            "train_items": report.candidates,
+        },
+        "protocol": {"name": report.protocol, "notes": dict(dataset.notes)},
+        "query": {
+            "known": list(report.known),
+            "reads_target_time": "time" in report.known,
+            "reads_target_place": "place" in report.known,
+        },
+        "filter_seen": report.filter_seen,
+        "test": report.as_dict() | {"label": report.label},
+        "baselines": [
+            {"name": r.name, "label": r.label, "known": list(r.known), "metrics": r.summary()}
+            for r in baselines
+        ],
+        "difference": {
+            "metric": metric,
+            "to": best.label,
+            "mean": difference.mean,
+            "standard_error": difference.standard_error,
+            "low": difference.low,
+            "high": difference.high,
+        },
+    }
+
+
+def print_result(result: dict[str, Any], console: Console) -> None:
+    """The table of a result.json: baselines, the model, and their difference."""
+    reports = [*result["baselines"], result["test"]]
+    rows = [(report["label"], report["metrics"]) for report in reports]
+    known = result["query"]["known"]
+    reads = f"query: {', '.join(known)}" if known else "query: nothing of the target"
+    console.print(render(rows, f"{result['title']}\n{reads}"))
+    d = result["difference"]
+    console.print(
+        f"{d['metric']} against {d['to']}: {d['mean']:+.4f} ± {d['standard_error']:.4f},"
+        f" 95% interval {d['low']:+.4f} to {d['high']:+.4f}",
+        highlight=False,
+    )

@@ -1,0 +1,113 @@
+"""From an experiment to data and functions: what is made once, before the first step."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import jax
+
+from stjax.cache import cache_folder
+from stjax.data.dataset import Dataset
+from stjax.data.pipeline import Batches
+from stjax.data.protocols import TEST, VALID
+from stjax.errors import ConfigError
+from stjax.events import Catalogue
+from stjax.training.checkpoint import Checkpoints
+from stjax.training.experiment import Experiment
+from stjax.training.optimizer import learning_rate, make_optimizer
+from stjax.training.report import ModelScorer, Scores, make_scores
+from stjax.training.state import State, Step, initial_state, make_train_step
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What an experiment becomes once its data is there.
+
+    catalogue: on the device. step: the jitted train step. scores: the jitted scoring function.
+    total_steps: of all epochs. initial: makes the state before the first step.
+    """
+
+    experiment: Experiment
+    dataset: Dataset
+    catalogue: Catalogue
+    batches: Batches
+    step: Step
+    scores: Scores
+    total_steps: int
+    initial: functools.partial[State]
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Setup:
+        """Open the data, split it, make the functions. Raises UserError for what cannot work."""
+        store = experiment.source.open()
+        dataset = Dataset(store, experiment.protocol(store))
+        _check_query(experiment, dataset)
+        for part in (VALID, TEST):
+            dataset.targets(part)  # raises now, not after an epoch, where there are none
+        batches = _batches(experiment, dataset)
+        total = experiment.training.epochs * batches.per_epoch
+        optimizer = make_optimizer(experiment.optimizer, total)
+        rate = learning_rate(experiment.optimizer, total)
+        catalogue = jax.device_put(dataset.catalogue)
+        model, seed = experiment.model, experiment.training.seed
+        return cls(
+            experiment=experiment,
+            dataset=dataset,
+            catalogue=catalogue,
+            batches=batches,
+            step=make_train_step(model, optimizer, rate, seed),
+            scores=make_scores(model),
+            total_steps=total,
+            initial=functools.partial(initial_state, model, optimizer, batches[0], catalogue, seed),
+        )
+
+    def scorer(self, state: State) -> ModelScorer:
+        """The model with the parameters of a state, for the evaluator."""
+        return ModelScorer(
+            name=self.experiment.name,
+            known=tuple(self.experiment.model.known),  # pyright: ignore[reportAttributeAccessIssue]
+            scores=self.scores,
+            params=state.params,
+            catalogue=self.catalogue,
+        )
+
+    def restored(self, checkpoints: Checkpoints, step: int) -> State:
+        """The state of a saved step."""
+        return checkpoints.restore(step, jax.eval_shape(self.initial))
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs in the cache folder, unless JAX_COMPILATION_CACHE_DIR names another."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        jax.config.update("jax_compilation_cache_dir", str(cache_folder("xla")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _batches(experiment: Experiment, dataset: Dataset) -> Batches:
+    batching = experiment.batching
+    return Batches(
+        dataset,
+        length=batching.length,
+        batch_size=batching.batch_size,
+        overlap=batching.overlap,
+        buckets=batching.buckets or None,
+        seed=experiment.training.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+
+def _check_query(experiment: Experiment, dataset: Dataset) -> None:
+    known = getattr(experiment.model, "known", None)
+    if not isinstance(known, tuple):
+        raise ConfigError(
+            f"model {type(experiment.model).__name__} declares no `known`: give it a tuple of the"
+            " query fields that it may read, () for none"
+        )
+    fields = [f.name for f in dataset.schema.select("event", "categorical")]
+    if unknown := [name for name in known if name not in ("time", "place", *fields)]:
+        raise ConfigError(
+            f"the model asks to know {unknown} of the request; these data have {['time', 'place', *fields]}"
+        )

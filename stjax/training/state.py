@@ -1,0 +1,92 @@
+"""State and the step: pure functions, without input, output or clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from stjax.events import Batch, Catalogue
+
+Metrics = dict[str, jax.Array]
+Step = Callable[["State", Batch, Catalogue], tuple["State", Metrics]]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class State:
+    """All that training changes. step: int32 scalar, steps done. params: float32."""
+
+    step: Any
+    params: Any
+    optimizer: Any
+
+
+def initial_state(
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    catalogue: Catalogue,
+    seed: int,
+) -> State:
+    """The state before the first step, made inside one jitted function.
+
+    batch: any batch of the training shape; only its shapes matter.
+    """
+    params_key, dropout_key = jax.random.split(jax.random.key(seed))
+
+    def make(batch: Batch, catalogue: Catalogue) -> State:
+        keys = {"params": params_key, "dropout": dropout_key}
+        params = model.init(keys, batch, catalogue, train=False, method="loss")["params"]
+        return State(step=jnp.int32(0), params=params, optimizer=optimizer.init(params))
+
+    return jax.jit(make)(batch, catalogue)
+
+
+def make_train_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, rate: Callable[[Any], Any], seed: int
+) -> Step:
+    """The jitted step (state, batch, catalogue) -> (state, metrics); the state is donated.
+
+    All randomness is a function of (seed, step). A loss or gradient norm that is not finite leaves the
+    state as it was, and `metrics["finite"]` says so: the caller decides when to look.
+    metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, and what the model's loss adds.
+    """
+
+    def step(state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
+
+        def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+            return model.apply(  # pyright: ignore[reportReturnType] (Linen types it by `mutable`)
+                {"params": params},
+                batch,
+                catalogue,
+                train=True,
+                method="loss",
+                rngs={"dropout": key},
+            )
+
+        (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        norm = optax.tree.norm(gradient)
+        updates, moments = optimizer.update(gradient, state.optimizer, state.params)
+        after = State(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            optimizer=moments,
+        )
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
+        metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate(state.step)}
+        return kept, {**aux, **metrics, "finite": finite}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def count_parameters(params: Any) -> int:
+    """Number of trainable scalars."""
+    return sum(x.size for x in jax.tree.leaves(params))

@@ -1,0 +1,77 @@
+"""Attention and its masked softmax against plain NumPy loops."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stjax.ops import attention
+from tests.strict import strict
+
+pytestmark = strict
+
+
+def test_attend_is_the_plain_loop() -> None:
+    rng = np.random.default_rng(4)
+    b, lq, lk, heads, d = 2, 3, 5, 2, 7
+    q = rng.normal(size=(b, lq, heads, d)).astype(np.float32)
+    k, v = (rng.normal(size=(b, lk, heads, d)).astype(np.float32) for _ in range(2))
+    mask = rng.random((b, 1, lq, lk)) < 0.5
+    mask[1, 0, 2] = False  # a query that may read nothing
+    bias = rng.normal(size=(1, heads, lq, lk)).astype(np.float32)
+    y = np.asarray(attention.attend(q, k, v, mask, bias))
+    for i in range(b):
+        for a in range(lq):
+            for h in range(heads):
+                expected = np.zeros(d)
+                read = np.flatnonzero(mask[i, 0, a])
+                if len(read):
+                    logits = k[i, read, h] @ q[i, a, h] / np.sqrt(d) + bias[0, h, a, read]
+                    weights = np.exp(logits - logits.max())
+                    expected = (weights / weights.sum()) @ v[i, read, h]
+                np.testing.assert_allclose(y[i, a, h], expected, atol=1e-5)
+
+
+def test_masked_softmaxes_agree_with_the_subset() -> None:
+    rng = np.random.default_rng(5)
+    x = jnp.asarray(rng.normal(0, 30, (4, 11)), jnp.float32)
+    mask = rng.random((4, 11)) < 0.5
+    mask[2] = False
+    log_p = attention.masked_log_softmax(x, mask)
+    p = attention.masked_softmax(x, mask)
+    total = attention.masked_logsumexp(x, mask)
+    for row in range(4):
+        kept = np.asarray(x[row])[mask[row]].astype(np.float64)
+        assert (np.asarray(log_p[row])[~mask[row]] == attention.NEVER).all()
+        assert (np.asarray(p[row])[~mask[row]] == 0).all()
+        if len(kept):
+            lse = kept.max() + np.log(np.exp(kept - kept.max()).sum())
+            np.testing.assert_allclose(total[row], lse, rtol=1e-5)
+            np.testing.assert_allclose(np.asarray(log_p[row])[mask[row]], kept - lse, atol=1e-4)
+            np.testing.assert_allclose(np.asarray(p[row])[mask[row]], np.exp(kept - lse), atol=1e-6)
+        else:
+            assert float(total[row]) == attention.NEVER
+
+
+def test_gradients_stay_finite_where_everything_is_masked() -> None:
+    x = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
+    mask = jnp.asarray([[True, True], [False, False]])
+
+    def kept(f, x: jax.Array) -> jax.Array:
+        return jnp.where(mask, f(x, mask), 0.0)[:, 0].sum()
+
+    def total(x: jax.Array) -> jax.Array:
+        return attention.masked_logsumexp(x, mask).sum()
+
+    for loss in (partial(kept, attention.masked_softmax), partial(kept, attention.masked_log_softmax), total):
+        gradient = np.asarray(jax.grad(loss)(x))
+        assert np.isfinite(gradient).all() and (gradient[1] == 0).all() and (gradient[0] != 0).all()
+
+
+def test_causal_mask_is_a_band() -> None:
+    mask = np.asarray(attention.causal_mask(6, 3))
+    for i in range(6):
+        assert np.flatnonzero(mask[i]).tolist() == [j for j in range(6) if 0 <= i - j < 3]

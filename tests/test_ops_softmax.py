@@ -1,0 +1,70 @@
+"""The catalogue softmax in blocks against the plain formula, values and gradients."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stjax.ops import softmax
+from tests.strict import strict
+
+pytestmark = strict
+
+
+def plain(h: jax.Array, table: jax.Array, bias: jax.Array, target: jax.Array, first: int) -> jax.Array:
+    logits = (h @ table.T + bias[None]).at[:, :first].set(-jnp.inf)
+    return jax.nn.log_softmax(logits)[jnp.arange(len(target)), target]
+
+
+@pytest.mark.parametrize("entries", [1, 60, 1 << 20])
+@pytest.mark.parametrize("first", [0, 2])
+def test_equals_the_plain_formula(monkeypatch: pytest.MonkeyPatch, entries: int, first: int) -> None:
+    monkeypatch.setattr(softmax, "BLOCK_ENTRIES", entries)  # blocks of 1, 3 and 13 of the 13 positions
+    k = jax.random.split(jax.random.key(6), 5)
+    h, table = jax.random.normal(k[0], (13, 5)), jax.random.normal(k[1], (19, 5))
+    bias, g = jax.random.normal(k[2], (19,)), jax.random.normal(k[3], (13,))
+    target = jax.random.randint(k[4], (13,), first, 19)
+
+    def value(f, h, table, bias):
+        return jnp.vdot(f(h, table, bias, target, first), g)
+
+    np.testing.assert_allclose(
+        softmax.catalogue_log_prob(h, table, bias, target, first),
+        plain(h, table, bias, target, first),
+        atol=1e-5,
+    )
+    found = jax.grad(value, (1, 2, 3))(softmax.catalogue_log_prob, h, table, bias)
+    expected = jax.grad(value, (1, 2, 3))(plain, h, table, bias)
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_a_target_that_is_no_candidate_has_no_gradient() -> None:
+    h, table, bias = jnp.ones((2, 3)), jnp.ones((5, 3)), jnp.zeros(5)
+    target = jnp.asarray([0, 4])
+    log_p = softmax.catalogue_log_prob(h, table, bias, target, first=2)
+    assert log_p[0] == -jnp.inf
+    np.testing.assert_allclose(log_p[1], -np.log(3), rtol=1e-6)
+    weight = jnp.asarray([0.0, 1.0])
+    g = jax.grad(
+        lambda h: jnp.where(weight > 0, softmax.catalogue_log_prob(h, table, bias, target, 2), 0).sum()
+    )(h)
+    assert np.isfinite(g).all() and (np.asarray(g[0]) == 0).all()
+
+
+def test_no_array_of_positions_by_items_exists() -> None:
+    """The compiled gradient's temporaries stay far below one (N, V) array of 64 MiB."""
+    n, v, d = 4_096, 4_096, 16
+    shapes = [(n, d), (v, d), (v,)]
+    args = [jax.ShapeDtypeStruct(s, jnp.float32) for s in shapes]
+
+    def loss(h, table, bias, target):
+        return softmax.catalogue_log_prob(h, table, bias, target, first=2).sum()
+
+    compiled = (
+        jax.jit(jax.grad(loss, (0, 1, 2))).lower(*args, jax.ShapeDtypeStruct((n,), jnp.int32)).compile()
+    )
+    memory = compiled.memory_analysis()
+    assert memory is not None and memory.temp_size_in_bytes < n * v * 4 / 3

@@ -1,0 +1,528 @@
+"""From a log to a store: against a plain-Python reference, over file kinds, times, orders and threads."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import gzip
+import itertools
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stjax.data.log import LogColumns
+from stjax.data.prepare import first_of_each, prepare
+from stjax.data.rows import below_minimum, in_order
+from stjax.data.store import EventStore
+from stjax.events import FIRST
+
+COLUMNS = LogColumns(
+    latitude="lat",
+    longitude="lon",
+    categorical=("device",),
+    numeric=("price",),
+    item_categorical=("kind",),
+    item_numeric=("stars",),
+    meta=("split",),
+    missing=("-1", "Unknown"),
+)
+HEADER = ("user", "item", "time", "lat", "lon", "device", "price", "kind", "stars", "split")
+UTC = datetime.UTC
+
+
+def frame(rows: list[tuple[str, ...]], header: tuple[str, ...] = HEADER) -> pl.DataFrame:
+    return pl.DataFrame(rows, schema=dict.fromkeys(header, pl.String), orient="row")
+
+
+def simple(times: list, **more: list) -> pl.DataFrame:
+    """One user and item, so that only times matter."""
+    return pl.DataFrame({"user": ["u"] * len(times), "item": ["i"] * len(times), "time": times} | more)
+
+
+def utc(store: EventStore) -> list[int]:
+    return (store.columns["time"].astype(np.int64) + store.schema.epoch).tolist()
+
+
+def unix(text: str) -> int:
+    return int(datetime.datetime.fromisoformat(text).timestamp())
+
+
+def text_of(store: EventStore, name: str, ids: np.ndarray) -> list[str | None]:
+    known = store.vocabulary(name).to_list()
+    return [known[i - FIRST] if i >= FIRST else None for i in ids.tolist()]
+
+
+# ---- a reference that does the same, row by row ----
+
+
+def plain_number(text: str, numbers: bool) -> tuple[float | None, bool]:
+    """The value or None, and whether it counts as repaired."""
+    if text in ("", "-1", "Unknown") or (numbers and text == "-1.0"):
+        return None, False
+    try:
+        value = float(text)
+    except ValueError:
+        return None, True
+    return (value, False) if math.isfinite(value) else (None, True)
+
+
+def reference(rows: list[tuple[str, ...]], least: tuple[int, int]) -> tuple[list[dict], Counter, Counter]:
+    """Kept events in store order, drops by cause and repairs by cause."""
+    drops, kept, seen = Counter(), [], set()
+    for row in rows:
+        r = dict(zip(HEADER, row, strict=True))
+        gone = ("", "-1", "Unknown")
+        event: dict = {k: None if r[k] in gone else r[k] for k in ("user", "item", "device", "kind", "split")}
+        repairs = []
+        try:
+            time = datetime.datetime.fromisoformat(r["time"].strip())
+            event["time"] = time.replace(tzinfo=time.tzinfo or UTC).timestamp()
+        except ValueError:
+            event["time"] = None
+        for name in ("price", "stars"):
+            event[name], bad = plain_number(r[name], True)
+            repairs += [f"{name}: not a number"] * bad
+        (lat, bad_lat), (lon, bad_lon) = plain_number(r["lat"], False), plain_number(r["lon"], False)
+        has_lat, has_lon = lat is not None or bad_lat, lon is not None or bad_lon
+        event["place"] = None
+        if lat is not None and lon is not None and abs(lat) <= 90 and abs(lon) <= 180:
+            event["place"] = (lat, lon)
+        elif has_lat and has_lon:
+            repairs.append("latitude or longitude impossible")
+        elif has_lat or has_lon:
+            repairs.append("latitude without longitude, or the reverse")
+        if event["user"] is None:
+            drops["missing user"] += 1
+        elif event["item"] is None:
+            drops["missing item"] += 1
+        elif r["time"] in gone:
+            drops["missing time"] += 1
+        elif event["time"] is None:
+            drops["unparsable time"] += 1
+        elif not 1900 <= datetime.datetime.fromtimestamp(event["time"], UTC).year <= 2200:
+            drops["time out of range"] += 1
+        elif tuple(event.values()) in seen:
+            drops["exact duplicate"] += 1
+        else:
+            seen.add(tuple(event.values()))
+            kept.append(event | {"repairs": repairs})
+    while True:
+        before = len(kept)
+        for name, few in zip(("user", "item"), least, strict=True):
+            count = Counter(e[name] for e in kept)
+            left = [e for e in kept if count[e[name]] >= few]
+            drops[f"{name} below the minimum count"] += len(kept) - len(left)
+            kept = left
+        if len(kept) == before:
+            break
+    for name in ("kind", "stars"):
+        for e in kept:
+            same = [o[name] for o in kept if o["item"] == e["item"] and o[name] is not None]
+            e["item " + name] = same[0] if same else None
+    repairs = Counter(cause for e in kept for cause in e["repairs"])
+    return sorted(kept, key=lambda e: (e["user"], e["time"])), drops, repairs
+
+
+TIMES = [
+    "2012-04-03T18:00:09Z",
+    "2012-04-03 18:00:09",
+    "2012-04-03T18:00:09.25+00:00",
+    "2012-04-03T14:00:09-04:00",
+    "2012-04-04",
+    "1969-12-31T23:59:59.5Z",
+    "2012-02-30T00:00:00Z",
+    "soon",
+    "",
+    "Unknown",
+    "1833-01-01T00:00:00Z",
+]
+NUMBERS = ["1.5", "-2", "-1.0", "-1", "", "nan", "inf", "x", "40.5", "91", "181", "0"]
+ROW = st.tuples(
+    st.sampled_from(["u", "007", "7", " u", 'q"q', "é", "", "Unknown"]),
+    st.sampled_from(["i", "j,k", "", "-1"]),
+    st.sampled_from(TIMES),
+    st.sampled_from(NUMBERS),
+    st.sampled_from(NUMBERS),
+    st.sampled_from(["phone", "tv", ""]),
+    st.sampled_from(NUMBERS),
+    st.sampled_from(["bar", "Unknown", "café"]),
+    st.sampled_from(NUMBERS),
+    st.sampled_from(["a", "b"]),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(ROW, min_size=1, max_size=23), least=st.tuples(st.integers(1, 2), st.integers(1, 3)))
+def test_equals_a_plain_reference(tmp_path_factory, rows, least):
+    good = ("u", "i", TIMES[0], "1", "2", "tv", "3", "bar", "4", "a")
+    rows = [*rows, good, (*good[:2], "2013-01-01", *good[3:]), (*good[:2], "2014-01-01", *good[3:])]
+    expected, drops, repairs = reference(rows, least)
+    out = tmp_path_factory.mktemp("prepare") / "store"
+    store = prepare(frame(rows), COLUMNS, out, min_user_events=least[0], min_item_events=least[1])
+    quality = store.quality
+
+    assert {cause: n for cause, n in quality["dropped"].items() if n} == {c: n for c, n in drops.items() if n}
+    assert {cause: n for cause, n in quality["repaired"].items() if n} == repairs
+    assert quality["rows"]["read"] == len(rows)
+    assert quality["rows"]["read"] == quality["rows"]["kept"] + sum(quality["dropped"].values())
+    assert len(store) == len(expected)
+    columns = store.columns
+    for name in ("user", "item", "device", "split"):
+        assert text_of(store, name, columns[name]) == [e[name] for e in expected]
+    assert utc(store) == [math.floor(e["time"]) for e in expected]
+    nowhere = (math.nan, math.nan)
+    np.testing.assert_array_equal(
+        columns["place"], np.float32([nowhere if e["place"] is None else e["place"] for e in expected])
+    )
+    prices = [math.nan if e["price"] is None else e["price"] for e in expected]
+    np.testing.assert_array_equal(columns["price"], np.float32(prices))
+    assert text_of(store, "kind", store.items["kind"][columns["item"]]) == [e["item kind"] for e in expected]
+    stars = [math.nan if e["item stars"] is None else e["item stars"] for e in expected]
+    np.testing.assert_array_equal(store.items["stars"][columns["item"]], np.float32(stars))
+
+
+def test_schema_offsets_and_types(tmp_path):
+    rows = [(f"u{n % 3}", f"i{n % 5}", f"2020-01-{n + 1:02}", "", "", "", "", "", "", "") for n in range(11)]
+    store = prepare(frame(rows), COLUMNS, tmp_path / "s")
+    assert (store.schema.users, store.schema.items) == (3 + FIRST, 5 + FIRST)
+    assert store.schema.epoch == unix("2019-12-30T00:00:00+00:00")  # the Monday before
+    assert [f.role for f in store.schema.fields] == ["event", "event", "item", "item", "meta"]
+    assert store.schema["device"].size == FIRST
+    assert store.offsets.tolist() == [0, 4, 8, 11]
+    users = np.repeat(np.arange(3), np.diff(store.offsets)) + FIRST
+    assert store.columns["user"].tolist() == users.tolist()
+    types = {name: str(column.dtype) for name, column in store.columns.items()}
+    expected = dict.fromkeys(("user", "item", "time", "device", "split"), "int32")
+    assert types == expected | {"place": "float32", "price": "float32"}
+    assert set(store.items) == {"place", "kind", "stars"}
+    assert all(len(column) == store.schema.items for column in store.items.values())
+
+
+# ---- files ----
+
+
+def write(log: pl.DataFrame, path: Path) -> Path:
+    kind = path.name.removesuffix(".gz").rpartition(".")[2]
+    if kind == "parquet":
+        log.write_parquet(path)
+        return path
+    if kind in ("jsonl", "ndjson"):
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in log.to_dicts())
+    else:
+        text = log.write_csv(separator="," if kind == "csv" else "\t")
+    path.write_bytes(gzip.compress(text.encode()) if path.name.endswith(".gz") else text.encode())
+    return path
+
+
+def test_all_kinds_of_files_give_one_store(tmp_path):
+    rows = [
+        (
+            f"0{n % 3}",
+            f'v "{n % 5}", é\t',
+            f"2020-01-{n + 1:02}T00:00:00Z",
+            "1.25",
+            "-2.5",
+            None,
+            "7",
+            "k",
+            "5.5",
+        )
+        for n in range(13)
+    ]
+    log = frame(rows, HEADER[:-1])
+    columns = LogColumns(
+        latitude="lat",
+        longitude="lon",
+        categorical=("device",),
+        numeric=("price",),
+        item_categorical=("kind",),
+    )
+    expected = prepare(log, columns, tmp_path / "frame")
+    assert expected.vocabulary("user").to_list() == ["00", "01", "02"]
+    assert expected.vocabulary("item")[0] == 'v "0", é\t'
+    for kind in ("csv", "csv.gz", "tsv", "tsv.gz", "parquet", "jsonl", "jsonl.gz", "ndjson"):
+        path = write(log, tmp_path / f"log.{kind}")
+        store = prepare([path], columns, tmp_path / f"from-{kind}")
+        assert store.fingerprint == expected.fingerprint, kind
+    parts = [write(log[:6], tmp_path / "one.csv"), write(log[6:], tmp_path / "two.jsonl")]
+    assert prepare(parts, columns, tmp_path / "both").fingerprint == expected.fingerprint
+
+
+def test_csv_as_other_programs_write_it(tmp_path):
+    path = tmp_path / "log[1].csv"  # a bracket is no pattern
+    with path.open("w", encoding="utf-8-sig", newline="") as file:  # byte order mark, \r\n
+        writer = csv.writer(file)
+        writer.writerows(
+            [("time", "ignored", "user", "item"), ("1", "x", "a\nb", "007"), ("2", "", "c", " 7")]
+        )
+    store = prepare([path], LogColumns(), tmp_path / "s")
+    assert store.vocabulary("user").to_list() == ["a\nb", "c"]
+    assert store.vocabulary("item").to_list() == [" 7", "007"]
+
+
+def test_typed_columns_keep_their_text(tmp_path):
+    log = pl.DataFrame({"user": [10, 9], "item": [True, False], "time": [5, 6], "scene": [1, None]})
+    store = prepare(log, LogColumns(categorical=("scene",)), tmp_path / "s")
+    assert store.vocabulary("user").to_list() == ["10", "9"]
+    assert store.vocabulary("item").to_list() == ["false", "true"]
+    assert store.columns["scene"].tolist() == [FIRST, 0]
+    with pytest.raises(ValueError, match="'user' is List"):
+        prepare(log.with_columns(user=pl.lit([1])), LogColumns(), tmp_path / "t")
+
+
+# ---- times ----
+
+INSTANTS = ["1955-03-01T01:02:03", "1970-01-01T00:00:00", "2012-04-03T18:00:09", "2019-12-31T23:59:59"]
+
+
+@pytest.mark.parametrize(
+    "form", ["seconds", "milliseconds", "iso", "space", "zone", "numbers", "datetime", "tz"]
+)
+@pytest.mark.parametrize("auto", [True, False])
+def test_forms_of_time(tmp_path, form, auto):
+    seconds = [unix(f"{text}+00:00") for text in INSTANTS]
+    written = {
+        "seconds": [str(s + 0.75) for s in seconds],
+        "milliseconds": [str(s * 1000 + 1) for s in seconds],
+        "iso": [f"{text}Z" for text in INSTANTS],
+        "space": [text.replace("T", " ") for text in INSTANTS],
+        "zone": [
+            datetime.datetime.fromtimestamp(s, datetime.timezone(datetime.timedelta(hours=-3.5))).isoformat()
+            for s in seconds
+        ],
+        "numbers": seconds,
+        "datetime": [datetime.datetime.fromisoformat(text) for text in INSTANTS],
+        "tz": pl.Series([datetime.datetime.fromtimestamp(s, UTC) for s in seconds]).dt.convert_time_zone(
+            "Asia/Tokyo"
+        ),
+    }[form]
+    kind = "auto"
+    if not auto:
+        kind = {"milliseconds": "milliseconds", "seconds": "seconds", "numbers": "seconds"}.get(form, "iso")
+    store = prepare(simple(written), LogColumns(time_format=kind), tmp_path / "s")
+    assert utc(store) == seconds
+
+
+def test_sub_second_order_survives(tmp_path):
+    store = prepare(
+        simple(["2020-01-01T00:00:01.9Z", "2020-01-01T00:00:01.1Z"], scene=["late", "early"]),
+        LogColumns(categorical=("scene",)),
+        tmp_path / "s",
+    )
+    assert text_of(store, "scene", store.columns["scene"]) == ["early", "late"]
+    assert store.quality["ties"] == 1
+
+
+ISO_TEXT = st.builds(
+    lambda day, mark, clock, fraction, zone: f"{day}{mark}{clock}{fraction}{zone}",
+    st.dates(datetime.date(1950, 1, 1), datetime.date(2010, 1, 1)),
+    st.sampled_from("T "),
+    st.times().map(lambda t: t.strftime("%H:%M:%S")),
+    st.sampled_from(["", ".5", ".123456"]),
+    st.sampled_from(["", "Z", "+00:00", "-04:30", "+0530"]),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    texts=st.lists(ISO_TEXT, min_size=1, max_size=11),
+    common=st.sampled_from(["{}T00:00:00Z", "{} 00:00:00", "{}T00:00:00-03:00"]),
+    hours=st.sampled_from([0, 9, -4]),
+)
+def test_iso_like_the_standard_library_whatever_form_is_common(tmp_path_factory, texts, common, hours):
+    texts = texts + [common.format(f"1999-01-{n:02}") for n in range(1, 14)]
+    log = simple(texts).with_row_index("row").with_columns(pl.col("row").cast(pl.String))
+    out = tmp_path_factory.mktemp("iso") / "s"
+    store = prepare(log, LogColumns(user="row", utc_offset=hours * 3600), out)
+    local = datetime.timezone(datetime.timedelta(hours=hours))
+    parsed = [datetime.datetime.fromisoformat(text) for text in texts]
+    expected = [math.floor(p.replace(tzinfo=p.tzinfo or local).timestamp()) for p in parsed]
+    assert dict(zip(text_of(store, "user", store.columns["user"]), utc(store), strict=True)) == {
+        str(row): time for row, time in enumerate(expected)
+    }
+
+
+@pytest.mark.parametrize(
+    "bad", ["2012-4-3T00:00:00Z", "2012-04-03T24:61:00Z", "2012-04-03T1:00:00Z", "12345x"]
+)
+def test_what_is_not_iso_is_counted(tmp_path, bad):
+    store = prepare(simple(["2012-04-03T00:00:00Z", bad]), LogColumns(), tmp_path / "s")
+    assert store.quality["dropped"]["unparsable time"] == 1
+
+
+def test_local_times_and_offsets(tmp_path):
+    times = ["2012-04-03 14:00:00", "2012-04-03T14:00:00Z", "2012-04-03 15:00", "2012-04-03 16:00"]
+    log = simple(times, zone=["-240", "-240", "", "2000"])
+    columns = LogColumns(utc_offset="zone", utc_offset_unit="minutes")
+    store = prepare(log, columns, tmp_path / "s")
+    expected = {unix("2012-04-03T18:00:00+00:00"): -14400, unix("2012-04-03T14:00:00+00:00"): -14400}
+    expected |= {unix("2012-04-03T15:00:00+00:00"): 0, unix("2012-04-03T16:00:00+00:00"): 0}
+    assert dict(zip(utc(store), store.columns["utc_offset"].tolist(), strict=True)) == expected
+    assert store.quality["repaired"]["utc_offset missing or impossible (taken as 0)"] == 2
+    # Unix times are UTC whatever the offset
+    store = prepare(simple([7, 8]), LogColumns(utc_offset=3600), tmp_path / "t")
+    assert utc(store) == [7, 8]
+    assert store.columns["utc_offset"].tolist() == [3600, 3600]
+    # datetimes are UTC where they have a zone, local where they have none
+    noon = datetime.datetime(2012, 4, 3, 12)
+    for zone, expected in ((UTC, "12:00"), (None, "11:00")):
+        log = simple([noon.replace(tzinfo=zone)])
+        store = prepare(log, LogColumns(utc_offset=3600), tmp_path / expected)
+        assert utc(store) == [unix(f"2012-04-03T{expected}:00+00:00")]
+
+
+def test_beyond_1970_and_2038(tmp_path):
+    times = ["1969-12-31T23:59:59Z", "2037-12-01T00:00:00Z"]
+    store = prepare(simple(times), LogColumns(), tmp_path / "s")
+    assert utc(store) == [unix(t) for t in times]
+    assert store.schema.epoch == unix("1969-12-29T00:00:00+00:00")
+    times = ["2038-01-20T00:00:00Z", "2099-01-01T00:00:00Z"]
+    assert utc(prepare(simple(times), LogColumns(), tmp_path / "t")) == [unix(t) for t in times]
+
+
+def test_a_row_of_another_century_costs_only_itself(tmp_path):
+    times = ["1901-01-01", "2012-01-01", "2013-01-01", "2014-01-01", "2199-01-01"]
+    store = prepare(simple(times), LogColumns(), tmp_path / "s")
+    assert utc(store) == [unix(f"{t}T00:00:00+00:00") for t in times[1:4]]
+    assert store.quality["dropped"]["time out of range"] == 2
+    store = prepare(simple(times), LogColumns(), tmp_path / "t", years=(2013, 2013))
+    assert utc(store) == [unix("2013-01-01T00:00:00+00:00")]
+
+
+def test_local_time_fits_int32_at_both_ends(tmp_path):
+    first = unix("1970-01-05T00:00:00+00:00")
+    span = 2**31 - 86_400
+    log = simple([first, first + 1, first + span - 1, first + span])
+    store = prepare(log, LogColumns(utc_offset=86_399), tmp_path / "s")
+    assert store.schema.epoch == first
+    assert utc(store) == [first, first + 1, first + span - 1]
+    local = store.columns["time"] + store.columns["utc_offset"]
+    assert local.dtype == np.int32 and (local > 0).all()
+
+
+# ---- order, vocabularies, counts ----
+
+
+def test_ties_stay_in_the_order_of_the_log(tmp_path):
+    random_ = random.Random(3)
+    rows = [(f"u{random_.randrange(5)}", f"i{n}", str(random_.randrange(7))) for n in range(97)]
+    store = prepare(frame(rows, HEADER[:3]), LogColumns(), tmp_path / "s")
+    expected = [row[1] for row in sorted(rows, key=lambda row: (row[0], int(row[2])))]
+    assert text_of(store, "item", store.columns["item"]) == expected
+    ordered = sorted((row[0], int(row[2])) for row in rows)
+    assert store.quality["ties"] == sum(a == b for a, b in itertools.pairwise(ordered))
+
+
+def test_the_order_of_the_log_does_not_matter_without_ties(tmp_path):
+    log = frame([(f"u{n % 5}", f"i{n % 7}", str(n)) for n in range(89)], HEADER[:3])
+    one = prepare(log, LogColumns(), tmp_path / "s")
+    two = prepare(log.sample(fraction=1, shuffle=True, seed=1), LogColumns(), tmp_path / "t")
+    assert one.fingerprint == two.fingerprint
+
+
+@pytest.mark.parametrize("scale", [1, 1000, 1_000_000, 10**12, 10**16])
+def test_in_order_with_short_and_long_keys(scale):
+    random_ = np.random.default_rng(0)
+    user = random_.integers(1, 2**20, 101).astype(np.int32) // 2**17 * 2**11 + 1
+    time = random_.integers(-5, 5, 101) * scale + random_.integers(0, 2, 101)
+    rows = np.sort(random_.permutation(101)[:83])
+    expected = sorted(rows.tolist(), key=lambda row: (user[row], time[row]))
+    assert in_order(user, time, rows).tolist() == expected
+
+
+def test_a_chain_falls_to_the_fixed_point():
+    # user k has items k and k+1: the one end that is short takes all of it, one per round
+    user = np.repeat(np.arange(1, 12), 2).astype(np.int32)
+    item = np.stack([np.arange(11), np.arange(11) + 1], 1).ravel().astype(np.int32)
+    causes = below_minimum(user, item, 2, 2)
+    assert sum(map(len, causes.values())) == 22
+    # a ring holds: everyone has two
+    item = np.where(item == 11, 0, item)
+    assert sum(map(len, below_minimum(user, item, 2, 2).values())) == 0
+
+
+def test_first_value_of_each_item():
+    ids = np.array([2, 3, 2, 3, 4])
+    place = np.float32([[np.nan, 1], [5, 6], [3, 4], [7, 8], [np.nan, np.nan]])
+    nan = [np.nan, np.nan]
+    np.testing.assert_array_equal(first_of_each(ids, place, 5), [nan, nan, [3, 4], [5, 6], nan])
+    assert first_of_each(ids, np.int32([0, 9, 8, 7, 0]), 5).tolist() == [0, 0, 8, 9, 0]
+
+
+def test_item_fields_that_disagree_are_counted(tmp_path):
+    log = pl.DataFrame(
+        {
+            "user": list("abcd"),
+            "item": list("xxyy"),
+            "time": [4, 3, 2, 1],
+            "kind": ["one", "two", None, "two"],
+        }
+    )
+    store = prepare(log, LogColumns(item_categorical=("kind",)), tmp_path / "s")
+    assert store.quality["items with several values"] == {"kind": 1}
+    assert text_of(store, "kind", store.items["kind"]) == [None, None, "one", "two"]
+
+
+def test_duplicates_can_be_kept(tmp_path):
+    log = simple([5, 5, 6])
+    assert len(prepare(log, LogColumns(), tmp_path / "s")) == 2
+    assert len(prepare(log, LogColumns(), tmp_path / "t", keep_duplicates=True)) == 3
+
+
+def test_threads_do_not_change_the_store(tmp_path):
+    count = 300_007  # several chunks of work for polars
+    n = np.arange(count)
+    log = pl.DataFrame({"user": n * 7919 % 5003, "item": n * 104729 % 997, "time": n // 3, "scene": n % 11})
+    log.cast(pl.String).write_csv(tmp_path / "log.csv")
+    code = (
+        "import sys; from stjax.data.prepare import prepare; from stjax.data.log import LogColumns;"
+        "print(prepare(sys.argv[1:2], LogColumns(categorical=('scene',)), sys.argv[2]).fingerprint)"
+    )
+    prints = set()
+    for threads in ("1", "3"):
+        command = [sys.executable, "-c", code, str(tmp_path / "log.csv"), str(tmp_path / threads)]
+        done = subprocess.run(
+            command,
+            env=os.environ | {"POLARS_MAX_THREADS": threads},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        prints.add(done.stdout)
+    assert len(prints) == 1
+
+
+def test_real_check_ins(tmp_path):
+    data = Path(os.environ.get("STJAX_DATA") or Path(__file__).parents[1] / ".." / "shared" / "data")
+    log = data / "foursquare_nyc" / "checkins.csv.gz"
+    if not log.is_file():
+        pytest.skip(f"{log} is not here: set STJAX_DATA")
+    columns = LogColumns(
+        user="user_id",
+        item="venue_id",
+        time="utc_time",
+        utc_offset="tz_offset_min",
+        utc_offset_unit="minutes",
+        latitude="lat",
+        longitude="lon",
+        item_categorical=("category",),
+    )
+    store = prepare([log], columns, tmp_path / "s")
+    quality = store.quality
+    assert (quality["users"], quality["items"], quality["rows"]["read"]) == (1083, 5135, 147_938)
+    assert quality["rows"]["read"] == quality["rows"]["kept"] + sum(quality["dropped"].values())
+    assert quality["time"]["first"].startswith("2012-04-03")
+    assert set(np.unique(store.columns["utc_offset"]) // 3600) <= {-5, -4, *range(-12, 15)}
+    place = store.columns["place"]
+    assert ((place[:, 0] > 40) & (place[:, 0] < 42) & (place[:, 1] > -75) & (place[:, 1] < -73)).all()

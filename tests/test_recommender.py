@@ -1,0 +1,239 @@
+"""Modules in combination: three forms with one result, and what must not change an answer."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stjax.events import FIRST, Batch, Catalogue, Events, Query
+from stjax.nn import (
+    GRU,
+    ConcatFusion,
+    ContextEmbed,
+    GatedFusion,
+    ItemEmbed,
+    Pointer,
+    Recommender,
+    Retrieval,
+    SelfAttention,
+    SpaceEmbed,
+    TimeEmbed,
+    UserEmbed,
+)
+from tests.random_events import SCHEMA, random_catalogue, random_events
+from tests.strict import strict
+
+pytestmark = strict
+
+B, L, WINDOW = 3, 11, 7  # a history longer than the windows of attention and pointer
+ENCODERS = {
+    "time": TimeEmbed(5),
+    "space": SpaceEmbed(6, scales=3),
+    "context": ContextEmbed(4),
+    "user": UserEmbed(3),
+}
+INTERESTS = {"gru": GRU(layers=2), "attention": SelfAttention(layers=2, heads=2, window=WINDOW)}
+FUSIONS = {"concat": ConcatFusion(8), "gated": GatedFusion(8)}
+POINTERS = {"pointer": Pointer(5, window=WINDOW), "plain": None}
+KNOWN = ("time", "place", "scene")
+
+
+def build(fusion="concat", interest="gru", pointer="pointer", known=KNOWN, encoders=ENCODERS) -> Recommender:
+    return Recommender(
+        items=ItemEmbed(6),
+        encoders=encoders,
+        fusion=FUSIONS[fusion],
+        interest=INTERESTS[interest],
+        head=Retrieval(known=known, pointer=POINTERS[pointer]),
+    )
+
+
+def setting(model: Recommender, seed: int = 0):
+    """Parameters (with every zero disturbed), a batch of L + 1 events, and the catalogue."""
+    catalogue = jax.tree.map(jnp.asarray, random_catalogue(seed))
+    events = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed))
+    weight = (events.valid[:, 1:] & (events.item[:, 1:] >= FIRST)).astype(jnp.float32)
+    batch = Batch(events, weight)
+    variables = jax.jit(partial(model.init, method="loss"))(jax.random.key(seed), batch, catalogue)
+    rng = np.random.default_rng(seed)
+    params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), variables["params"])
+    return {"params": params}, batch, catalogue
+
+
+def run(model: Recommender, variables, *args, method: str):
+    """The method, compiled: an op at a time is slower than the compiler."""
+    return jax.jit(partial(model.apply, method=method))(variables, *args)
+
+
+def questions(events: Events) -> tuple[Events, Query, jax.Array]:
+    """The last event of each row as the target of all before it (rows with one event: of none valid)."""
+    stop = jnp.maximum(events.valid.sum(axis=1) - 1, 0)
+    history = events.replace(valid=events.valid & (jnp.arange(events.item.shape[1])[None] < stop[:, None]))
+    target = events[jnp.arange(B), stop]
+    return history, Query.of(target, KNOWN), target.item
+
+
+def run_steps(model: Recommender, variables, events: Events, catalogue: Catalogue):
+    state = model.init_state(B)
+    step = jax.jit(lambda s, e: run(model, variables, s, e, catalogue, method="step"))
+    for position in range(events.item.shape[1]):
+        state = step(state, events[:, position])
+    return state
+
+
+@pytest.mark.parametrize(
+    ("fusion", "interest", "pointer"), list(itertools.product(FUSIONS, INTERESTS, POINTERS))
+)
+def test_step_by_step_equals_the_whole_sequence(fusion: str, interest: str, pointer: str) -> None:
+    model = build(fusion, interest, pointer)
+    variables, batch, catalogue = setting(model)
+    history, query, _ = questions(batch.events)
+    whole = run(model, variables, history, query, catalogue, method="scores")
+    state = run_steps(model, variables, history, catalogue)
+    stepped = run(model, variables, state, query, catalogue, method="answer")
+    some = np.asarray(history.valid.any(axis=1))
+    assert some.sum() >= 2
+    np.testing.assert_allclose(whole[some][:, FIRST:], stepped[some][:, FIRST:], atol=1e-4)
+    assert (np.asarray(whole)[:, :FIRST] == -np.inf).all()
+
+
+@pytest.mark.parametrize("left_out", [*ENCODERS, "all"])
+def test_each_modality_can_be_left_out(left_out: str) -> None:
+    kept = {} if left_out == "all" else {k: v for k, v in ENCODERS.items() if k != left_out}
+    model = build(encoders=kept)
+    variables, batch, catalogue = setting(model)
+    history, query, _ = questions(batch.events)
+    whole = run(model, variables, history, query, catalogue, method="scores")
+    state = run_steps(model, variables, history, catalogue)
+    stepped = run(model, variables, state, query, catalogue, method="answer")
+    some = np.asarray(history.valid.any(axis=1))
+    np.testing.assert_allclose(whole[some][:, FIRST:], stepped[some][:, FIRST:], atol=1e-4)
+
+
+@pytest.mark.parametrize(("interest", "pointer"), list(itertools.product(INTERESTS, POINTERS)))
+def test_loss_is_minus_the_log_probability_of_each_target(interest: str, pointer: str) -> None:
+    """The blocked loss at every position equals the scores of every prefix, asked one by one."""
+    model = build("concat", interest, pointer)
+    variables, batch, catalogue = setting(model)
+    loss, _ = run(model, variables, batch, catalogue, method="loss")
+    score = jax.jit(lambda h, q: run(model, variables, h, q, catalogue, method="scores"))
+    total, events = 0.0, batch.events
+    for stop in range(1, L + 1):
+        prefix = events.replace(valid=events.valid & (jnp.arange(L + 1)[None] < stop))
+        scores = score(prefix, Query.of(events[:, stop], KNOWN))
+        np.testing.assert_allclose(jnp.exp(scores).sum(axis=1), 1.0, atol=1e-4)
+        log_p = scores[jnp.arange(B), events.item[:, stop]]
+        total += float(jnp.where(batch.weight[:, stop - 1] > 0, log_p, 0.0).sum())
+    np.testing.assert_allclose(loss, -total / batch.weight.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("interest", INTERESTS)
+def test_padding_changes_nothing(interest: str) -> None:
+    model = build("gated", interest)
+    variables, batch, catalogue = setting(model)
+    loss, _ = run(model, variables, batch, catalogue, method="loss")
+    garbage = random_events(B, L + 1, seed=9, full=True)
+    valid = batch.events.valid
+
+    def refill(x: jax.Array, other: np.ndarray) -> jax.Array:
+        keep = valid.reshape(valid.shape + (1,) * (x.ndim - 2))
+        return jnp.where(keep, x, jnp.asarray(other))
+
+    refilled = jax.tree.map(refill, batch.events, garbage).replace(valid=valid)
+    changed, _ = run(model, variables, Batch(refilled, batch.weight), catalogue, method="loss")
+    np.testing.assert_allclose(loss, changed, rtol=1e-6)
+    longer = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros_like(x[:, :2])], axis=1), batch.events)
+    weight = jnp.pad(batch.weight, ((0, 0), (0, 2)))
+    padded, _ = run(model, variables, Batch(longer, weight), catalogue, method="loss")
+    np.testing.assert_allclose(loss, padded, rtol=1e-5)
+
+
+@pytest.mark.parametrize("interest", INTERESTS)
+def test_the_future_changes_nothing_in_the_past(interest: str) -> None:
+    """Gradients of the loss at early positions with respect to later inputs are all zero."""
+    model = build("concat", interest, known=())
+    variables, _, catalogue = setting(model)
+    events = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed=5, full=True))
+    early = jnp.zeros((B, L)).at[:, :4].set(1.0)
+
+    def loss(events: Events) -> jax.Array:
+        return run(model, variables, Batch(events, early), catalogue, method="loss")[0]
+
+    other = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed=6, full=True))
+    mixed = jax.tree.map(lambda a, b: jnp.concatenate([a[:, :5], b[:, 5:]], axis=1), events, other)
+    np.testing.assert_allclose(loss(events), loss(mixed), rtol=1e-6)
+    target_only = events.replace(item=mixed.item.at[:, 4].set(2))
+    assert abs(float(loss(target_only)) - float(loss(events))) > 1e-3  # the loss does read its targets
+
+
+@pytest.mark.parametrize("field", KNOWN)
+def test_a_query_field_counts_only_where_it_is_declared(field: str) -> None:
+    events = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed=7, full=True))
+    history, target = events[:, :L], events[:, L]
+    change = {
+        "time": {"time": target.time + 12_345},
+        "place": {"place": jnp.nan_to_num(target.place, nan=40.0) + 0.5},
+        "scene": {"categorical": {"scene": (target.categorical["scene"] + 1) % 6}},
+    }
+    changed = target.replace(**change[field])
+    others = tuple(name for name in KNOWN if name != field)
+    for known, matters in ((others, False), ((field,), True)):
+        model = build(known=known)
+        variables, _, catalogue = setting(model)
+        one, other = (
+            run(model, variables, history, Query.of(t, model.known), catalogue, method="scores")
+            for t in (target, changed)
+        )
+        same = np.allclose(one[:, FIRST:], other[:, FIRST:], atol=1e-6)
+        assert same != matters
+
+
+def test_a_query_field_that_does_not_exist_is_refused() -> None:
+    events = random_events(B, L, seed=8)
+    with pytest.raises(ValueError, match=r"weather.*choose from.*scene"):
+        Query.of(events, ("time", "weather"))
+
+
+def test_gradients_reach_every_parameter_and_are_finite() -> None:
+    model = build("gated", "attention")
+    variables, batch, catalogue = setting(model)
+
+    def loss(params) -> jax.Array:
+        return model.apply({"params": params}, batch, catalogue, method="loss")[0]
+
+    for path, g in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
+        assert np.isfinite(g).all(), path
+        assert (np.asarray(g) != 0).any(), path
+
+
+def test_heads_that_do_not_divide_the_features_are_refused() -> None:
+    model = Recommender(fusion=ConcatFusion(9), interest=SelfAttention(heads=2))
+    batch = Batch(random_events(B, L + 1), np.ones((B, L), np.float32))
+    with pytest.raises(ValueError, match="heads=2 does not divide the 9 features"):
+        model.init(jax.random.key(0), batch, random_catalogue(), method="loss")
+
+
+def test_an_invalid_event_leaves_the_state_as_it_is() -> None:
+    model = build("concat", "attention")
+    variables, batch, catalogue = setting(model)
+    state = run_steps(model, variables, batch.events[:, :4], catalogue)
+    padding = batch.events[:, 5].replace(valid=jnp.zeros(B, bool))
+    after = run(model, variables, state, padding, catalogue, method="step")
+    jax.tree.map(np.testing.assert_array_equal, state, after)
+    assert dataclasses.is_dataclass(state)
+
+
+def test_schema_holds_every_size() -> None:
+    """A table per vocabulary, as large as the schema says."""
+    variables, _, _ = setting(build())
+    params = variables["params"]
+    assert params["items"]["table"].shape == (SCHEMA.items, 6)
+    assert params["items"]["category"]["embedding"].shape == (5, 6)
+    assert params["encoders_context"]["scene"]["embedding"].shape == (6, 4)
+    assert params["encoders_user"]["Embed_0"]["embedding"].shape == (SCHEMA.users, 3)

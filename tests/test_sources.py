@@ -1,0 +1,278 @@
+"""Sources: real data give the counts that are published, and every failure says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stjax.data import download, sources
+from stjax.data.city import City
+from stjax.data.download import SourceError, fetch_wheel
+from stjax.data.log import LogColumns
+from stjax.data.sources import (
+    FoursquareNYC,
+    LogFiles,
+    MovieLens100K,
+    Quickstart,
+    StoreFolder,
+    SyntheticCity,
+)
+from stjax.data.store import EventStore, StoreError
+from stjax.errors import UserError
+from stjax.events import MISSING
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(os.environ.get("STJAX_DATA") or ROOT.parent / "shared" / "data")
+SMALL = City(users=13, events_per_user=5, items=29, categories=5, cells=3, archetypes=2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of each test's own."""
+    monkeypatch.setenv("STJAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def _data(name: str) -> str:
+    if not (DATA / name).is_dir():
+        pytest.skip(f"{DATA / name} is absent; set STJAX_DATA")
+    return str(DATA / name)
+
+
+def _texts(store: EventStore, name: str) -> np.ndarray:
+    """A categorical column as text, "" where missing."""
+    words = np.array(["", "", *store.vocabulary(name).to_list()], object)
+    role = store.schema[name].role if name not in ("user", "item") else "event"
+    return words[(store.items if role == "item" else store.columns)[name]]
+
+
+def test_foursquare_nyc_has_the_published_rows() -> None:
+    store = FoursquareNYC(_data("foursquare_nyc")).open()
+    split, user, item = (_texts(store, name) for name in ("split", "user", "item"))
+    rows = {name: int((split == name).sum()) for name in ("train", "validation", "test")}
+    assert rows == {"train": 84_298, "validation": 10_339, "test": 10_374}
+    assert len(set(user[split == "train"])) == 1_048
+    assert len(set(item[split == "train"])) == 4_980
+    trajectory = _texts(store, "trajectory")
+    assert len(set(trajectory[split == "validation"])) == 1_559
+    assert len(set(trajectory[split == "test"])) == 1_566
+    local = store.columns["time"].astype(np.int64) + store.columns["utc_offset"]
+    assert set(np.unique(store.columns["utc_offset"])) <= {-18_000, -14_400, -21_600, 39_600}
+    hours = np.bincount(local // 3600 % 24, minlength=24)
+    assert hours.argmin() in (2, 3, 4, 5)  # New York sleeps, in local time
+    place = store.columns["place"]
+    assert np.isfinite(place).all()
+    assert np.abs(np.median(place, axis=0) - [40.73, -73.98]).max() < 0.1
+    assert {f.name: f.role for f in store.schema.fields} == {
+        "category": "item",
+        "trajectory": "meta",
+        "split": "meta",
+    }
+
+
+def test_movielens_100k_has_the_published_rows() -> None:
+    store = MovieLens100K(_data("movielens_100k")).open()
+    assert len(store) == 100_000
+    assert store.users == 943
+    assert len(store.vocabulary("item")) == 1_682
+    assert not store.schema.place
+    ratings, counts = np.unique(_texts(store, "rating").astype(str), return_counts=True)
+    assert dict(zip(ratings, counts, strict=True)) == {
+        "1": 6_110,
+        "2": 11_370,
+        "3": 27_145,
+        "4": 34_174,
+        "5": 21_201,
+    }
+    film = 2 + store.vocabulary("item").to_list().index("1")
+    assert _texts(store, "genre")[film] == "Animation"
+    assert _texts(store, "year")[film] == "1995"
+    assert set(store.vocabulary("genre")).isdisjoint({"unknown", ""})
+    assert all(len(year) == 4 for year in store.vocabulary("year"))
+    assert (store.items["year"] == MISSING).sum() == 2 + 2  # two bad years, and the rows 0 and 1
+
+
+def test_quickstart_reads_the_sample_inside_the_wheel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel of the same form with invented rows; the second opening needs no wheel."""
+    header = "tid,lat_lon,date_time,time,rating,price,weather,day,root_type,type\r\n"
+    rows = [
+        "7,40.11111 -73.55555,2012-11-12 05:17:18,317,-1,-1,Clear,Monday,Home,Flat",
+        "7,40.22222 -73.66666,2012-11-12 06:17:18,377,8.2,1,Unknown,Monday,Food,Bakery",
+        "7,40.11112 -73.55556,2012-11-13 05:17:18,317,-1,-1,Rain,Tuesday,Home,Flat",
+        "19,40.22222 -73.66666,2012-11-12 04:00:00,240,8.2,1,Rain,Monday,Food,Bakery",
+        "19,40.33333 -73.77777,2012-11-12 05:00:00,300,-1,-1,Rain,Monday,Food,Pub",
+        "19,40.22222 -73.66666,2012-11-12 06:00:00,360,8.2,1,Rain,Monday,Food,Bakery",
+    ]
+    wheel = tmp_path / "sample.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        text = header + "\r\n".join(rows) + "\r\n"
+        archive.writestr("matdata/assets/sample/Foursquare_Sample.csv", text)
+    monkeypatch.setattr(sources, "fetch_wheel", lambda *_: wheel)
+    source = Quickstart(min_user_events=2)
+    store = source.open()
+    assert store.vocabulary("user").to_list() == ["19", "7"]
+    assert [*_texts(store, "item")] == [
+        "Bakery @ 40.2222, -73.6667",
+        "Bakery @ 40.2222, -73.6667",
+        "Flat @ 40.1111, -73.5556",  # rounding joins two readings of one place
+        "Bakery @ 40.2222, -73.6667",
+        "Flat @ 40.1111, -73.5556",
+    ]
+    assert [*_texts(store, "weather")] == ["Rain", "Rain", "Clear", "", "Rain"]
+    hours = store.columns["time"] // 3600 % 24
+    assert [*hours] == [4, 6, 5, 6, 5]  # local hours, as written
+    by_name = dict(zip(_texts(store, "item"), store.columns["item"], strict=True))
+    bakery, flat = (by_name[name] for name in sorted(by_name))
+    assert store.items["rating"][bakery] == np.float32(8.2)
+    assert np.isnan(store.items["rating"][flat])
+    assert _texts(store, "price")[bakery] == "1"
+    assert store.items["price"][flat] == MISSING
+    assert _texts(store, "root_category")[flat] == "Home"
+    monkeypatch.setattr(sources, "fetch_wheel", None)
+    assert source.open().fingerprint == store.fingerprint
+
+
+def _fake_pip(monkeypatch: pytest.MonkeyPatch, result: object, files: dict[str, bytes]) -> list:
+    """Replace the subprocess that runs pip; returns the list of commands it receives."""
+    commands = []
+
+    def run(command: list[str], **_: object) -> object:
+        commands.append(command)
+        for name, content in files.items():
+            Path(command[command.index("--dest") + 1], name).write_bytes(content)
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    monkeypatch.setattr(download.subprocess, "run", run)
+    return commands
+
+
+def _done(code: int, stderr: str = "") -> subprocess.CompletedProcess[str]:
+    return subprocess.CompletedProcess([], code, "", stderr)
+
+
+def test_a_wheel_is_verified_and_fetched_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sha = hashlib.sha256(b"content").hexdigest()
+    commands = _fake_pip(monkeypatch, _done(0), {"a.whl": b"content"})
+    path = fetch_wheel("a==1", "a.whl", sha, "else")
+    assert path.read_bytes() == b"content"
+    assert fetch_wheel("a==1", "a.whl", sha, "else") == path
+    assert len(commands) == 1
+    assert commands[0][:4] == [sys.executable, "-m", "pip", "download"]
+    assert "--no-deps" in commands[0]
+    path.write_bytes(b"broken")  # a damaged copy in the cache is replaced
+    assert fetch_wheel("a==1", "a.whl", sha, "else").read_bytes() == b"content"
+    assert [p.name for p in (cache / "downloads").iterdir()] == ["a.whl"]
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (_done(1, "ERROR: No matching distribution found for mat-data"), "No matching distribution"),
+        (_done(1, "/bin/python: No module named pip"), "ensurepip"),
+        (subprocess.TimeoutExpired("pip", 180), "was not downloaded within"),
+        (_done(0), "SHA-256"),
+    ],
+)
+def test_no_download_names_the_offline_alternative(
+    result: object, message: str, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No network, no pip, a network that hangs, and another file than the expected one."""
+    _fake_pip(monkeypatch, result, {"mat_data-0.1rc6-py3-none-any.whl": b"something else"})
+    with pytest.raises(SourceError, match=message) as error:
+        Quickstart().open()
+    assert "train.py configs/synthetic.py" in str(error.value)
+    assert isinstance(error.value, UserError)
+    assert not [*(cache / "downloads").iterdir()]
+    assert not [*(cache / "stores").iterdir()]
+
+
+@pytest.mark.parametrize("source", [FoursquareNYC, MovieLens100K])
+def test_absent_data_names_the_folder_and_the_variable(
+    source: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STJAX_DATA", str(tmp_path / "nowhere"))
+    with pytest.raises(SourceError, match="STJAX_DATA") as error:
+        source().open()
+    assert str(tmp_path / "nowhere") in str(error.value)
+    with pytest.raises(SourceError, match="elsewhere"):
+        source(str(tmp_path / "elsewhere")).open()
+
+
+def test_own_log_is_prepared_once_until_it_changes(tmp_path: Path, cache: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("who,what,when\nb,007,1000\na,x y,2000\nb,7,3000\n")
+    source = LogFiles((str(log),), LogColumns(user="who", item="what", time="when"))
+    store = source.open()
+    assert [*_texts(store, "user")] == ["a", "b", "b"]
+    assert [*_texts(store, "item")] == ["x y", "007", "7"]
+    assert source.open().path == store.path
+    assert len([*(cache / "stores").iterdir()]) == 1
+    log.write_text("who,what,when\nb,007,1000\n")
+    assert len(source.open()) == 1
+    with pytest.raises(SourceError, match=r"no such file: .*gone\.csv"):
+        LogFiles((str(tmp_path / "gone.csv"),)).open()
+
+
+def test_a_store_folder_opens_as_it_is(tmp_path: Path) -> None:
+    store = SyntheticCity(SMALL).open()
+    assert StoreFolder(str(store.path)).open().fingerprint == store.fingerprint
+    with pytest.raises(StoreError, match="not an event store"):
+        StoreFolder(str(tmp_path)).open()
+
+
+def test_every_parameter_is_part_of_the_cache_key(cache: Path) -> None:
+    first = SyntheticCity(SMALL).open()
+    other = SyntheticCity(dataclasses.replace(SMALL, seed=1)).open()
+    assert first.path != other.path
+    assert first.fingerprint != other.fingerprint
+
+
+@pytest.mark.parametrize("failure", [StoreError("exists"), OSError("Directory not empty")])
+def test_the_loser_of_a_race_uses_the_finished_store(
+    failure: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_city = sources.write_city
+
+    def lose(city: City, out: Path) -> None:
+        write_city(city, out)  # by another process, just before
+        raise failure
+
+    monkeypatch.setattr(sources, "write_city", lose)
+    assert SyntheticCity(SMALL).open().users == SMALL.users
+
+
+def test_a_store_that_cannot_be_made_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(city: City, out: Path) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(sources, "write_city", fail)
+    with pytest.raises(OSError, match="disk full"):
+        SyntheticCity(SMALL).open()
+
+
+def test_processes_opening_together_share_one_store(cache: Path) -> None:
+    program = (
+        "from stjax.data.sources import SyntheticCity; from stjax.data.city import City;"
+        f"print(SyntheticCity({SMALL!r}).open().fingerprint)"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    running = [
+        subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    answers = {process.communicate(timeout=120)[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0]
+    assert len(answers) == 1
+    assert len([*(cache / "stores").iterdir()]) == 1

@@ -1,0 +1,35 @@
+"""Train, evaluate and report one experiment: `python train.py [CONFIG.py] [OPTIONS]`.
+
+Without a config it runs configs/quickstart.py; `--help` lists the options, which are the fields of the
+experiment. The same command goes on with a run that was killed, and shows one that is finished.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from stjax.errors import UserError
+from stjax.training import parse, run
+
+QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
+    try:
+        run(parse(arguments, default=QUICKSTART), Console(soft_wrap=True))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
