@@ -41,6 +41,25 @@ def test_equals_the_plain_formula(monkeypatch: pytest.MonkeyPatch, entries: int,
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
+def test_loss_is_the_weighted_sum_and_its_gradient() -> None:
+    k = jax.random.split(jax.random.key(7), 5)
+    h, table = jax.random.normal(k[0], (13, 5)), jax.random.normal(k[1], (19, 5))
+    bias, target = jax.random.normal(k[2], (19,)), jax.random.randint(k[3], (13,), 2, 19)
+    weight = jax.random.uniform(k[4], (13,)).at[4].set(0.0)
+
+    def expected(h, table, bias):
+        return -3.0 * jnp.vdot(plain(h, table, bias, target, 2), weight)
+
+    def found(h, table, bias):
+        of_padding = target.at[4].set(0)  # its weight is 0
+        return 3.0 * softmax.catalogue_loss(h, table, bias, of_padding, weight, first=2)
+
+    args = (h, table, bias)
+    np.testing.assert_allclose(found(*args), expected(*args), rtol=1e-5)
+    one, other = jax.value_and_grad(found, (0, 1, 2))(*args), jax.value_and_grad(expected, (0, 1, 2))(*args)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), one, other)
+
+
 def test_a_target_that_is_no_candidate_has_no_gradient() -> None:
     h, table, bias = jnp.ones((2, 3)), jnp.ones((5, 3)), jnp.zeros(5)
     target = jnp.asarray([0, 4])

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
+from stjax.nn.dropout import Dropout
 from stjax.nn.pointer import Moment, Past, Pointer
 from stjax.nn.request import RequestEmbed
 from stjax.ops import attention, softmax
@@ -37,32 +38,33 @@ class Retrieval(nn.Module):
         self.output = Output(self.dropout)
         self.bias = ItemBias()
 
-    def log_prob(
+    def loss(
         self,
         u: jax.Array,
         now: Moment,
         past: Past,
         target: jax.Array,
+        weight: jax.Array,
         table: jax.Array,
         catalogue: Catalogue,
         train: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
-        """log p(target) at every position, and the share of the pointer in the mixture: (B, L) each.
+        """Sum over positions of -weight * log p(target), and of weight * the pointer's share.
 
-        u: (B, L, D) requests. target: (B, L) item ids. table: (V, D') item vectors. Computed in blocks of
-        positions: no (B, L, V) array exists.
+        u: (B, L, D) requests. target: (B, L) item ids. weight: (B, L). table: (V, D') item vectors.
+        Computed in blocks of positions: no (B, L, V) array exists.
         """
         z = self.output(u, table.shape[1], train)
-        bias = self.bias(table.shape[0])
-        flat = z.reshape(-1, z.shape[-1]), table, bias, target.reshape(-1)
-        chosen = softmax.catalogue_log_prob(*flat, first=FIRST).reshape(target.shape)
+        flat = z.reshape(-1, z.shape[-1]), table, self.bias(table.shape[0]), target.reshape(-1)
         if self.pointer is None:
-            return chosen, jnp.zeros_like(chosen)
+            return softmax.catalogue_loss(*flat, weight.reshape(-1), first=FIRST), jnp.float32(0)
+        chosen = softmax.catalogue_log_prob(*flat, first=FIRST).reshape(target.shape)
         log_past, gate = self.pointer(u, now, past, catalogue)
         hit = past.item[:, None, :] == target[:, :, None]
         copied = attention.masked_logsumexp(log_past, hit & (log_past > attention.NEVER))
         mixed = jnp.logaddexp(nn.log_sigmoid(-gate) + chosen, nn.log_sigmoid(gate) + copied)
-        return mixed, nn.sigmoid(gate)
+        # Positions of weight 0 may hold padding as their target, whose log-probability is -inf.
+        return -jnp.where(weight > 0, mixed * weight, 0.0).sum(), (nn.sigmoid(gate) * weight).sum()
 
     def scores(
         self, u: jax.Array, now: Moment, past: Past, table: jax.Array, catalogue: Catalogue
@@ -90,5 +92,5 @@ class Output(nn.Module):
 
     @nn.compact
     def __call__(self, u: jax.Array, width: int, train: bool = False) -> jax.Array:
-        u = nn.Dropout(self.dropout)(nn.LayerNorm(name="norm")(u), deterministic=not train)
+        u = Dropout(self.dropout)(nn.LayerNorm(name="norm")(u), train)
         return nn.Dense(width, name="project")(u)

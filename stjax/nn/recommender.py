@@ -18,6 +18,7 @@ from flax import linen as nn
 from stjax.events import Batch, Catalogue, Events, Query
 from stjax.nn.base import Encoder, Fusion, Interest
 from stjax.nn.content import ItemEmbed
+from stjax.nn.dropout import Dropout
 from stjax.nn.fusion import ConcatFusion
 from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
@@ -57,7 +58,7 @@ class Recommender(nn.Module):
     dropout: float = 0.1
 
     def setup(self) -> None:
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = Dropout(self.dropout)
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -80,11 +81,9 @@ class Recommender(nn.Module):
         position = jnp.broadcast_to(jnp.arange(events.item.shape[1]), events.item.shape)
         now = _moment(query, past, past.shift(1), position)
         u = self.head.request(h, query, past.time, past.place, catalogue)
-        log_p, gate = self.head.log_prob(u, now, past, target.item, table, catalogue, train)
+        loss, share = self.head.loss(u, now, past, target.item, batch.weight, table, catalogue, train)
         total = jnp.maximum(batch.weight.sum(), 1.0)
-        # Positions of weight 0 may hold padding as their target, whose log-probability is -inf.
-        loss = -jnp.where(batch.weight > 0, log_p * batch.weight, 0.0).sum() / total
-        return loss, {"pointer_share": (gate * batch.weight).sum() / total}
+        return loss / total, {"pointer_share": share / total}
 
     def scores(self, history: Events, query: Query, catalogue: Catalogue) -> jax.Array:
         """log p(item) after the whole history: (B, L) events and (B,) query to (B, V)."""
@@ -163,7 +162,7 @@ class Recommender(nn.Module):
         for name, encoder in self.encoders.items():
             parts[name] = encoder(events, catalogue)
         x = self.fusion(parts)
-        h = self.interest(self.drop(x, deterministic=not train), events, train)
+        h = self.interest(self.drop(x, train), events, train)
         return x, h
 
     def _past(self, events: Events, x: jax.Array, h: jax.Array, catalogue: Catalogue) -> Past:

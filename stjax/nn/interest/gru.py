@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Interest, State
+from stjax.nn.dropout import Dropout
 from stjax.ops import recurrence
 
 
@@ -46,6 +47,6 @@ class GRU(Interest):
         following = []
         for i, h in enumerate(state):
             h, x = GRULayer(name=f"layer_{i}")(x, valid, h)
-            x = nn.Dropout(self.dropout)(x, deterministic=not train)
+            x = Dropout(self.dropout)(x, train)
             following.append(h)
         return tuple(following), x

@@ -1,0 +1,29 @@
+"""MovieLens-100K, leave-one-out, full ranking, seen films filtered.
+
+    STJAX_DATA=FOLDER python train.py configs/movielens.py       FOLDER holds movielens_100k/
+"""
+
+from stjax.data.protocols import LeaveOneOut
+from stjax.data.sources import MovieLens100K
+from stjax.nn import ConcatFusion, ContextEmbed, ItemEmbed, Recommender, Retrieval, SelfAttention, TimeEmbed
+from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
+
+LENGTH = 50
+
+experiment = Experiment(
+    name="movielens",
+    source=MovieLens100K(),
+    protocol=LeaveOneOut(),
+    model=Recommender(
+        items=ItemEmbed(64),
+        encoders={"time": TimeEmbed(16), "context": ContextEmbed(16)},
+        fusion=ConcatFusion(64),
+        interest=SelfAttention(layers=2, heads=2, window=LENGTH, expansion=1, dropout=0.3),
+        head=Retrieval(dropout=0.3),
+        dropout=0.3,
+    ),
+    batching=Batching(length=LENGTH, batch_size=128),
+    optimizer=Optimizer(learning_rate=3e-3, warmup_steps=50, b2=0.98),
+    training=Training(epochs=40, eval_every=4),
+    evaluation=Evaluation(filter_seen=True, select="NDCG@10", length=LENGTH, block=256),
+)
