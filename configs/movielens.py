@@ -1,6 +1,6 @@
 """MovieLens-100K, leave-one-out, full ranking, seen films filtered.
 
-    STJAX_DATA=FOLDER python train.py configs/movielens.py       FOLDER holds movielens_100k/
+STJAX_DATA=FOLDER python train.py configs/movielens.py       FOLDER holds movielens_100k/
 """
 
 from stjax.data.protocols import LeaveOneOut

@@ -1,6 +1,6 @@
 """Real check-ins in New York: the next place of a week, from its place, time, weather, price and rating.
 
-    python train.py
+python train.py
 """
 
 from stjax.data.protocols import LeaveOneOut

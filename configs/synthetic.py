@@ -1,6 +1,6 @@
 """A generated city, whose true next-place probabilities are known: needs no data and no network.
 
-    python train.py configs/synthetic.py
+python train.py configs/synthetic.py
 """
 
 from stjax.data.city import City

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
+
 import jax
 import pytest
 from hypothesis import settings
 
 settings.register_profile("stjax", deadline=None, derandomize=True)
 settings.load_profile("stjax")
+
+# Tests compile for seconds what then runs for milliseconds: let LLVM do less. Processes that tests start,
+# train.py among them, are compiled as usual; so are the tests with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import FrozenDict
 
 from stjax.events import FIRST, Batch, Catalogue, Events, Query
 from stjax.nn import (
@@ -47,7 +48,7 @@ KNOWN = ("time", "place", "scene")
 def build(fusion="concat", interest="gru", pointer="pointer", known=KNOWN, encoders=ENCODERS) -> Recommender:
     return Recommender(
         items=ItemEmbed(6),
-        encoders=encoders,
+        encoders=FrozenDict(encoders),  # hashable, so that `run` may hold it static
         fusion=FUSIONS[fusion],
         interest=INTERESTS[interest],
         head=Retrieval(known=known, pointer=POINTERS[pointer]),
@@ -55,20 +56,25 @@ def build(fusion="concat", interest="gru", pointer="pointer", known=KNOWN, encod
 
 
 def setting(model: Recommender, seed: int = 0):
-    """Parameters (with every zero disturbed), a batch of L + 1 events, and the catalogue."""
-    catalogue = jax.tree.map(jnp.asarray, random_catalogue(seed))
+    """Random parameters (none of them zero), a batch of L + 1 events, and the catalogue.
+
+    The initialisers are not run: compiling them takes longer than a whole test.
+    """
+    catalogue = random_catalogue(seed)
+    catalogue.vector["text"][-1] = np.nan  # an item without text
+    catalogue = jax.tree.map(jnp.asarray, catalogue)
     events = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed))
     weight = (events.valid[:, 1:] & (events.item[:, 1:] >= FIRST)).astype(jnp.float32)
     batch = Batch(events, weight)
-    variables = jax.jit(partial(model.init, method="loss"))(jax.random.key(seed), batch, catalogue)
+    shapes = jax.eval_shape(partial(model.init, method="loss"), jax.random.key(seed), batch, catalogue)
     rng = np.random.default_rng(seed)
-    params = jax.tree.map(lambda x: x + rng.normal(0, 0.1, x.shape).astype(np.float32), variables["params"])
-    return {"params": params}, batch, catalogue
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), shapes), batch, catalogue
 
 
+@partial(jax.jit, static_argnames=("model", "method"))
 def run(model: Recommender, variables, *args, method: str):
-    """The method, compiled: an op at a time is slower than the compiler."""
-    return jax.jit(partial(model.apply, method=method))(variables, *args)
+    """The method, compiled: an op at a time is slower than the compiler. Tests share what is compiled."""
+    return model.apply(variables, *args, method=method)
 
 
 def questions(events: Events) -> tuple[Events, Query, jax.Array]:
@@ -81,9 +87,8 @@ def questions(events: Events) -> tuple[Events, Query, jax.Array]:
 
 def run_steps(model: Recommender, variables, events: Events, catalogue: Catalogue):
     state = model.init_state(B)
-    step = jax.jit(lambda s, e: run(model, variables, s, e, catalogue, method="step"))
     for position in range(events.item.shape[1]):
-        state = step(state, events[:, position])
+        state = run(model, variables, state, events[:, position], catalogue, method="step")
     return state
 
 
@@ -122,11 +127,11 @@ def test_loss_is_minus_the_log_probability_of_each_target(interest: str, pointer
     model = build("concat", interest, pointer)
     variables, batch, catalogue = setting(model)
     loss, _ = run(model, variables, batch, catalogue, method="loss")
-    score = jax.jit(lambda h, q: run(model, variables, h, q, catalogue, method="scores"))
     total, events = 0.0, batch.events
     for stop in range(1, L + 1):
         prefix = events.replace(valid=events.valid & (jnp.arange(L + 1)[None] < stop))
-        scores = score(prefix, Query.of(events[:, stop], KNOWN))
+        query = Query.of(events[:, stop], KNOWN)
+        scores = run(model, variables, prefix, query, catalogue, method="scores")
         np.testing.assert_allclose(jnp.exp(scores).sum(axis=1), 1.0, atol=1e-4)
         log_p = scores[jnp.arange(B), events.item[:, stop]]
         total += float(jnp.where(batch.weight[:, stop - 1] > 0, log_p, 0.0).sum())
@@ -204,10 +209,10 @@ def test_gradients_reach_every_parameter_and_are_finite() -> None:
     model = build("gated", "attention")
     variables, batch, catalogue = setting(model)
 
-    def loss(params) -> jax.Array:
-        return model.apply({"params": params}, batch, catalogue, method="loss")[0]
+    def loss(variables) -> jax.Array:
+        return run(model, variables, batch, catalogue, method="loss")[0]
 
-    for path, g in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables["params"])):
+    for path, g in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(variables)):
         assert np.isfinite(g).all(), path
         assert (np.asarray(g) != 0).any(), path
 
@@ -216,7 +221,7 @@ def test_heads_that_do_not_divide_the_features_are_refused() -> None:
     model = Recommender(fusion=ConcatFusion(9), interest=SelfAttention(heads=2))
     batch = Batch(random_events(B, L + 1), np.ones((B, L), np.float32))
     with pytest.raises(ValueError, match="heads=2 does not divide the 9 features"):
-        model.init(jax.random.key(0), batch, random_catalogue(), method="loss")
+        jax.eval_shape(partial(model.init, method="loss"), jax.random.key(0), batch, random_catalogue())
 
 
 def test_an_invalid_event_leaves_the_state_as_it_is() -> None:
@@ -234,6 +239,6 @@ def test_schema_holds_every_size() -> None:
     variables, _, _ = setting(build())
     params = variables["params"]
     assert params["items"]["table"].shape == (SCHEMA.items, 6)
-    assert params["items"]["category"]["embedding"].shape == (5, 6)
-    assert params["encoders_context"]["scene"]["embedding"].shape == (6, 4)
-    assert params["encoders_user"]["Embed_0"]["embedding"].shape == (SCHEMA.users, 3)
+    assert params["items"]["field_category"]["embedding"].shape == (5, 6)
+    assert params["encoders_context"]["field_scene"]["embedding"].shape == (6, 4)
+    assert params["encoders_user"]["users"]["embedding"].shape == (SCHEMA.users, 3)

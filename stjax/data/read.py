@@ -10,6 +10,7 @@ import polars as pl
 
 from stjax.data.log import LogError
 
+_TEXT = (".csv", ".tsv")
 _KINDS = ".csv, .csv.gz, .tsv, .tsv.gz, .parquet, .jsonl, .jsonl.gz, .ndjson, .ndjson.gz"
 
 
@@ -54,7 +55,10 @@ def readable(name: str) -> Iterator[None]:
     except pl.exceptions.PolarsError as error:
         # polars goes on with advice on its own arguments, which are not ours to give
         message = " ".join(str(error).split("You might want")[0].split("Consider")[0].split())
-        raise LogError(f"{name} cannot be read: {message[:300]}") from error
+        remedy = ""
+        if isinstance(error, pl.exceptions.ComputeError) and name.lower().removesuffix(".gz")[-4:] in _TEXT:
+            remedy = '; a quote inside a field must be doubled and the field quoted ("5"" nail")'
+        raise LogError(f"{name} cannot be read: {message[:300]}{remedy}") from error
     except OSError as error:
         raise LogError(f"{name} cannot be read: {error}") from error
 

@@ -135,7 +135,7 @@ def write_store(
         }
         (partial / "schema.json").write_text(json.dumps(about, indent=1) + "\n")
         old = path.parent / f".{path.name}.old-{os.getpid()}"
-        if path.exists():
+        if check_target(path, overwrite).exists():  # again: another writer may have been faster
             path.rename(old)
         partial.rename(path)
         shutil.rmtree(old, ignore_errors=True)

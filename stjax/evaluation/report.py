@@ -106,13 +106,16 @@ class Report:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of a metric of one report minus another's, with its bootstrap error and 95% interval."""
+    """Mean of a metric of one report minus another's, with its bootstrap error and 95% interval.
+
+    The error and the interval are None where all targets are of one user: one user has no spread.
+    """
 
     metric: str
     mean: float
-    standard_error: float
-    low: float
-    high: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
 
 
 def paired(a: Report, b: Report, name: str, *, samples: int = 2000, seed: int = 0) -> Difference:
@@ -133,6 +136,8 @@ def paired(a: Report, b: Report, name: str, *, samples: int = 2000, seed: int = 
             "Evaluate both with the same dataset, part, limit and filter"
         )
     difference = a.values(name) - b.values(name)
+    if len(np.unique(a.user)) < 2:
+        return Difference(name, float(difference.mean()), None, None, None)
     means = bootstrap_means(difference, a.user, samples=samples, seed=seed)
     low, high = np.quantile(means, [0.025, 0.975])
     return Difference(name, float(difference.mean()), float(means.std(ddof=1)), float(low), float(high))

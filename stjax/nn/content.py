@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from stjax.events import Catalogue, Events, Field
+from stjax.events import FIRST, Catalogue, Events, Field
 from stjax.nn.base import Encoder
 from stjax.nn.space import PlaceEmbed
 
-TABLE_INIT = nn.initializers.normal(0.02)
+
+def vocabulary_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    """Small random rows, but zeros for the ids below FIRST: where training never meets a missing or an
+    unseen value, its row stays neutral instead of random."""
+    rows = nn.initializers.normal(0.02)(key, shape, dtype)
+    return jnp.where(jnp.arange(shape[0])[:, None] < FIRST, jnp.zeros_like(rows), rows)
 
 
 class ItemEmbed(nn.Module):
@@ -28,17 +35,19 @@ class ItemEmbed(nn.Module):
     def __call__(self, catalogue: Catalogue) -> jax.Array:
         """The vectors of all items: (V, D)."""
         schema = catalogue.schema
-        table = self.param("table", TABLE_INIT, (schema.items, self.features))
+        table = self.param("table", vocabulary_init, (schema.items, self.features))
         if self.attributes:
             for f in schema.select("item", "categorical"):
                 ids = catalogue.categorical[f.name]
-                table = table + nn.Embed(f.size, self.features, embedding_init=TABLE_INIT, name=f.name)(ids)
+                table = table + nn.Embed(
+                    f.size, self.features, embedding_init=vocabulary_init, name=f"field_{f.name}"
+                )(ids)
             numeric = schema.select("item", "numeric")
             if numeric:
                 values = [catalogue.numeric[f.name] for f in numeric]
                 table = table + NumericEmbed(self.features)(jnp.stack(values, axis=-1))
         for f in schema.select("item", "vector"):
-            table = table + VectorEmbed(self.features, name=f.name)(catalogue.vector[f.name])
+            table = table + VectorEmbed(self.features, name=f"field_{f.name}")(catalogue.vector[f.name])
         if self.place and schema.place:
             # A small start: the item's own row and category speak first.
             table = table + 0.1 * PlaceEmbed(self.features)(catalogue.place)
@@ -66,7 +75,7 @@ class VectorEmbed(nn.Module):
     @nn.compact
     def __call__(self, vector: jax.Array) -> jax.Array:
         known = jnp.isfinite(vector).all(axis=-1, keepdims=True)
-        missing = self.param("missing", TABLE_INIT, (self.features,))
+        missing = self.param("missing", nn.initializers.normal(0.02), (self.features,))
         return jnp.where(known, nn.Dense(self.features)(jnp.where(known, vector, 0.0)), missing)
 
 
@@ -80,12 +89,14 @@ class ContextEmbed(Encoder):
         schema = catalogue.schema
         x = jnp.zeros((*events.item.shape, self.features))
         for f in schema.select("event", "categorical"):
-            x = x + nn.Embed(f.size, self.features, name=f.name)(events.categorical[f.name])
+            x = x + nn.Embed(f.size, self.features, embedding_init=vocabulary_init, name=f"field_{f.name}")(
+                events.categorical[f.name]
+            )
         numeric: tuple[Field, ...] = schema.select("event", "numeric")
         if numeric:
             x = x + NumericEmbed(self.features)(jnp.stack([events.numeric[f.name] for f in numeric], axis=-1))
         for f in schema.select("event", "vector"):
-            x = x + VectorEmbed(self.features, name=f.name)(events.vector[f.name])
+            x = x + VectorEmbed(self.features, name=f"field_{f.name}")(events.vector[f.name])
         return x
 
 
@@ -96,4 +107,5 @@ class UserEmbed(Encoder):
 
     @nn.compact
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
-        return nn.Embed(catalogue.schema.users, self.features)(events.user)
+        users = catalogue.schema.users
+        return nn.Embed(users, self.features, embedding_init=vocabulary_init, name="users")(events.user)

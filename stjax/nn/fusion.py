@@ -33,7 +33,7 @@ class GatedFusion(Fusion):
         gates = jax.nn.sigmoid(nn.Dense(len(names) * self.features, name="gates")(everything))
         gates = jnp.split(gates, len(names), axis=-1)
         x = sum(
-            gate * nn.Dense(self.features, name=name)(parts[name])
+            gate * nn.Dense(self.features, name=f"part_{name}")(parts[name])
             for name, gate in zip(names, gates, strict=True)
         )
         return nn.LayerNorm()(x)

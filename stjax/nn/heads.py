@@ -8,7 +8,8 @@ from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
 from stjax.nn.dropout import Dropout
-from stjax.nn.pointer import Moment, Past, Pointer
+from stjax.nn.past import Moment, Past
+from stjax.nn.pointer import Pointer
 from stjax.nn.request import RequestEmbed
 from stjax.ops import attention, softmax
 

@@ -8,15 +8,13 @@ weights that depend on the request. The probability of an item is the mass of al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
-from stjax.ops import attention, geo, sequence
+from stjax.nn.past import Moment, Past
+from stjax.ops import attention, geo
 from stjax.ops import time as ops
 
 DECAYS = (6 * ops.HOUR, 2 * ops.DAY, 2 * ops.WEEK, 8 * ops.WEEK)  # seconds
@@ -25,53 +23,17 @@ DAY_HARMONICS = 4
 WEEK_HARMONICS = 3
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Past:
-    """What the pointer keeps of each event, oldest first: (B, M) arrays; keys are (B, M, D)."""
-
-    item: Any
-    time: Any
-    utc_offset: Any
-    place: Any
-    valid: Any
-    key: Any
-
-    def shift(self, by: int) -> Past:
-        """The events `by` positions earlier; invalid where there are none."""
-        return jax.tree.map(lambda x: sequence.shift(x, by=by), self)
-
-    def at(self, position: jax.Array) -> Past:
-        """One event a row: position (B,) to (B, 1) arrays."""
-        rows = jnp.arange(position.shape[0])
-        return jax.tree.map(lambda x: x[rows, position][:, None], self)
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Moment:
-    """The moments at which something is asked, (B, Q) each: here and now, and where in the past we are.
-
-    time, utc_offset, place: of the request where the query knows them, else of the last event.
-    position: index in the past of the last event read. item, item_before: the last two items.
-    """
-
-    time: Any
-    utc_offset: Any
-    place: Any
-    position: Any
-    item: Any
-    item_before: Any
-
-
 class Pointer(nn.Module):
     """Where in the past the answer stands, and the gate between pointing there and the catalogue.
 
     features: width of queries and keys. window: how many of the last events may be pointed at.
+    kind: the categorical item field that says what kind of place or thing it is, compared between request
+      and past event; data without such a field do without.
     """
 
     features: int = 64
     window: int = 256
+    kind: str | None = "category"
 
     def setup(self) -> None:
         self.query = nn.Dense(self.features)
@@ -99,7 +61,7 @@ class Pointer(nn.Module):
             [self.query(u) * self.features**-0.5, self._weighted_waves(u, now)], axis=-1
         )
         logits = jnp.einsum("bqd,bmd->bqm", queries, jnp.concatenate([past.key, _past_waves(past)], -1))
-        pairs = jax.lax.stop_gradient(_pair_features(now, past, lag, catalogue))
+        pairs = jax.lax.stop_gradient(_pair_features(now, past, lag, catalogue, self.kind))
         logits += jnp.einsum("bqf,bqfm->bqm", self.pair_weights(u), pairs)
         gate = jnp.where(mask.any(axis=-1), self.gate(u)[..., 0], -30.0)
         return attention.masked_log_softmax(logits, mask), gate
@@ -131,7 +93,9 @@ def _past_waves(past: Past) -> jax.Array:
 PAIR_FEATURES = 5 + len(DECAYS) + 2 * len(NEAR_KM) + 5
 
 
-def _pair_features(now: Moment, past: Past, lag: jax.Array, catalogue: Catalogue) -> jax.Array:
+def _pair_features(
+    now: Moment, past: Past, lag: jax.Array, catalogue: Catalogue, kind: str | None
+) -> jax.Array:
     """What request and past event have in common, in time, space and order: (B, Q, F, M)."""
     before, earlier = past.shift(1), past.shift(2)
 
@@ -147,7 +111,8 @@ def _pair_features(now: Moment, past: Past, lag: jax.Array, catalogue: Catalogue
         ops.is_weekend(now.time + now.utc_offset), ops.is_weekend(past.time + past.utc_offset)
     )
     item, item_then = pair(now.item, past.item)
-    same_before = (item == before.item[:, None]) & before.valid[:, None]
+    # Two items that are both unseen need not be one item.
+    same_before = (item == before.item[:, None]) & (item >= FIRST) & before.valid[:, None]
     same_earlier = (now.item_before[:, :, None] == earlier.item[:, None]) & earlier.valid[:, None]
     rows = [
         ops.log_gap(gap),
@@ -161,14 +126,13 @@ def _pair_features(now: Moment, past: Past, lag: jax.Array, catalogue: Catalogue
         same_before,
         same_before & same_earlier,
     ]
-    kinds = catalogue.schema.select("item", "categorical")
-    kind = catalogue.categorical[kinds[0].name] if kinds else None
-    if kind is None:
+    if kind is None or kind not in catalogue.categorical:
         same_kind = same_kind_before = jnp.zeros_like(same_before)
     else:
-        known = kind[item] > 0
-        same_kind = known & (kind[item] == kind[item_then])
-        same_kind_before = known & (kind[item] == kind[before.item][:, None]) & before.valid[:, None]
+        kinds = catalogue.categorical[kind]
+        known = kinds[item] >= FIRST
+        same_kind = known & (kinds[item] == kinds[item_then])
+        same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]
     rows += [same_kind, same_kind_before, 1.0 / (1.0 + jnp.maximum(lag, 0).astype(jnp.float32))]
     rows = [jnp.broadcast_to(row.astype(jnp.float32), lag.shape) for row in rows]
     return jnp.stack(rows, axis=2)

@@ -22,7 +22,7 @@ from stjax.nn.dropout import Dropout
 from stjax.nn.fusion import ConcatFusion
 from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
-from stjax.nn.pointer import Moment, Past
+from stjax.nn.past import Moment, Past
 from stjax.nn.space import event_place
 from stjax.nn.time import TimeEmbed
 from stjax.ops import sequence
@@ -58,6 +58,8 @@ class Recommender(nn.Module):
     dropout: float = 0.1
 
     def setup(self) -> None:
+        if "item" in self.encoders:
+            raise ValueError('encoders: "item" is the item\'s own part, choose another name')
         self.drop = Dropout(self.dropout)
 
     @property
@@ -80,7 +82,7 @@ class Recommender(nn.Module):
         query = Query.of(target, self.known)
         position = jnp.broadcast_to(jnp.arange(events.item.shape[1]), events.item.shape)
         now = _moment(query, past, past.shift(1), position)
-        u = self.head.request(h, query, past.time, past.place, catalogue)
+        u = self.head.request(h, query, past, catalogue)
         loss, share = self.head.loss(u, now, past, target.item, batch.weight, table, catalogue, train)
         total = jnp.maximum(batch.weight.sum(), 1.0)
         return loss / total, {"pointer_share": share / total}
@@ -181,7 +183,7 @@ class Recommender(nn.Module):
         catalogue: Catalogue,
     ) -> jax.Array:
         last, before = past.at(position), past.shift(1).at(position)
-        u = self.head.request(h, query, last.time[:, 0], last.place[:, 0], catalogue)
+        u = self.head.request(h, query, jax.tree.map(lambda x: x[:, 0], last), catalogue)
         one = jax.tree.map(lambda x: x[:, None], query)
         now = _moment(one, last, before, position[:, None])
         return self.head.scores(u, now, past, table, catalogue)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import Catalogue, Query
+from stjax.nn.content import vocabulary_init
+from stjax.nn.past import Past
 from stjax.nn.space import SpaceEmbed
 from stjax.nn.time import TimeEmbed
 
@@ -20,20 +22,18 @@ class RequestEmbed(nn.Module):
     features: int = 32
 
     @nn.compact
-    def __call__(
-        self, h: jax.Array, query: Query, time: jax.Array, place: jax.Array, catalogue: Catalogue
-    ) -> jax.Array:
-        """h: (..., D) interest; time, place: of the last event read (place NaN where unknown)."""
+    def __call__(self, h: jax.Array, query: Query, last: Past, catalogue: Catalogue) -> jax.Array:
+        """h: (..., D) interest. last: the last event read, (...); invalid for a user without events."""
         parts = []
         if query.time is not None and query.utc_offset is not None:
-            always = jnp.ones_like(query.time, bool)
             embed = TimeEmbed(self.features, name="time").embed
-            parts.append(embed(query.time, query.utc_offset, time, always))
+            parts.append(embed(query.time, query.utc_offset, last.time, last.valid))
         if query.place is not None:
-            parts.append(SpaceEmbed(self.features, name="space").embed(query.place, place))
+            parts.append(SpaceEmbed(self.features, name="space").embed(query.place, last.place))
         for name in sorted(query.categorical):
             size = catalogue.schema[name].size
-            parts.append(nn.Embed(size, self.features, name=name)(query.categorical[name]))
+            embed = nn.Embed(size, self.features, embedding_init=vocabulary_init, name=f"field_{name}")
+            parts.append(embed(query.categorical[name]))
         if not parts:
             return h
         x = nn.Dense(2 * h.shape[-1], name="up")(jnp.concatenate([h, *parts], axis=-1))

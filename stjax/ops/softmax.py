@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 BLOCK_ENTRIES = 1 << 20  # logits alive at a time: 4 MiB of float32, about a core's share of cache
+LEAST_ROWS = 64  # a block of fewer positions would read the whole table for too little work
 
 Blocks = tuple[jax.Array, ...]
 
@@ -40,7 +41,7 @@ def catalogue_loss(
 
 
 def _block_size(h: jax.Array, table: jax.Array) -> int:
-    return max(1, min(h.shape[0], BLOCK_ENTRIES // table.shape[0]))
+    return min(h.shape[0], max(LEAST_ROWS, BLOCK_ENTRIES // table.shape[0]))
 
 
 def _logits(h: jax.Array, table: jax.Array, bias: jax.Array, first: int) -> jax.Array:
@@ -90,7 +91,8 @@ def _log_prob_backward(first, block, saved, g):
 
     def body(carry, args: Blocks):
         h, target, lse, g = args
-        p = jnp.exp(_logits(h, table, bias, first) - lse[:, None])
+        # At most 1, also on the rows that fill up the last block, whose lse is not theirs.
+        p = jnp.exp(jnp.minimum(_logits(h, table, bias, first) - lse[:, None], 0.0))
         d_table, d_bias, d_h = _gradients(h, table, p, target, g)
         return (carry[0] + d_table, carry[1] + d_bias), d_h
 

@@ -7,6 +7,7 @@ when the object is built: a run never starts with settings that cannot work.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any, Literal
 
@@ -23,8 +24,8 @@ def _section(settings: object) -> str:
 def _at_least(settings: object, bound: float, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
-        if not value >= bound:  # also catches NaN
-            raise ConfigError(f"{_section(settings)}.{name} {value} must be at least {bound}")
+        if not bound <= value < math.inf:  # also catches NaN
+            raise ConfigError(f"{_section(settings)}.{name} {value} must be at least {bound} and finite")
 
 
 def _buckets(settings: Any) -> None:
@@ -84,8 +85,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "b1", "b2")
         _one_of(self, "schedule", ("constant", "cosine"))
-        if not self.learning_rate > 0:
-            raise ConfigError(f"optimizer.learning_rate {self.learning_rate} must be above 0")
+        if not 0 < self.learning_rate < math.inf:
+            raise ConfigError(f"optimizer.learning_rate {self.learning_rate} must be above 0 and finite")
         for name in ("b1", "b2"):
             if getattr(self, name) >= 1:
                 raise ConfigError(f"optimizer.{name} {getattr(self, name)} must be below 1")
@@ -111,6 +112,8 @@ class Training:
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "eval_every", "checkpoint_every", "log_every")
         _at_least(self, 0, "patience", "seed")
+        if self.seed >= 2**32:
+            raise ConfigError(f"training.seed {self.seed} must be below 2^32, the range of JAX's keys")
 
 
 @dataclasses.dataclass(frozen=True)

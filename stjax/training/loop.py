@@ -30,11 +30,13 @@ from stjax.training.state import Metrics
 class Record:
     """What a checkpoint holds besides the arrays; plain data.
 
-    fingerprint: of the dataset. data: state of the input. best_step, best_value: by the
-    selection metric. waited: validations since then. stopped: why training ended. seconds: by phase.
+    fingerprint: of the dataset. metric: by which the best step is chosen. data: state of the input.
+    best_step, best_value: by that metric. waited: validations since then. stopped: why training ended.
+    seconds: by phase.
     """
 
     fingerprint: str
+    metric: str
     data: Any = None
     best_step: int | None = None
     best_value: float | None = None
@@ -144,7 +146,7 @@ def load_record(checkpoints: Checkpoints, setup: Setup) -> Record:
     fingerprint = setup.dataset.fingerprint
     saved = checkpoints.record()
     if saved is None:
-        return Record(fingerprint)
+        return Record(fingerprint, setup.experiment.evaluation.select)
     if saved["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"the data have changed since the run in {checkpoints.folder.parent} began (fingerprint"

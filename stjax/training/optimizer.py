@@ -17,12 +17,13 @@ TABLES = ("embedding", "table")
 def decays(path: tuple[Any, ...], parameter: Any) -> bool:
     """Whether weight decay acts on a parameter.
 
-    The rule: it has at least two dimensions (so no bias, norm or scalar), and no part of its path is
-    named `embedding` or `table` (a row that a batch does not touch must not shrink).
+    The rule: it has at least two dimensions (so no norm or scalar), its name does not end in `bias`, and
+    no part of its path is named `embedding` or `table` (a row that a batch does not touch must not shrink).
     path: as `jax.tree_util.tree_map_with_path` gives it.
     """
     names = [str(getattr(key, "key", key)) for key in path]
-    return parameter.ndim >= 2 and not any(name in TABLES for name in names)
+    named = names[-1].endswith("bias") or any(name in TABLES for name in names)
+    return parameter.ndim >= 2 and not named
 
 
 def decay_mask(params: Any) -> Any:

@@ -123,8 +123,7 @@ def print_result(result: dict[str, Any], console: Console) -> None:
     reads = f"query: {', '.join(known)}" if known else "query: nothing of the target"
     console.print(render(rows, f"{result['title']}\n{reads}"))
     d = result["difference"]
-    console.print(
-        f"{d['metric']} against {d['to']}: {d['mean']:+.4f} ± {d['standard_error']:.4f},"
-        f" 95% interval {d['low']:+.4f} to {d['high']:+.4f}",
-        highlight=False,
-    )
+    spread = " (one user: no standard error)"
+    if d["standard_error"] is not None:
+        spread = f" ± {d['standard_error']:.4f}, 95% interval {d['low']:+.4f} to {d['high']:+.4f}"
+    console.print(f"{d['metric']} against {d['to']}: {d['mean']:+.4f}{spread}", highlight=False)

@@ -106,7 +106,7 @@ def _measured(
         "best": {
             "step": record.best_step,
             "epoch": round(record.best_step / setup.batches.per_epoch, 4),
-            "metric": experiment.evaluation.select,
+            "metric": record.metric,
             "validation": record.best_value,
         },
         "steps": checkpoints.latest,
@@ -134,7 +134,10 @@ def _room_for(folder: Path) -> Iterator[None]:
 
 def _headline(setup: Setup) -> str:
     store, per_epoch = setup.dataset.store, setup.batches.per_epoch
+    rows = store.quality.get("rows", {})
+    dropped = f" ({rows['dropped']:,} of {rows['read']:,} dropped)" if rows.get("dropped") else ""
     return (
-        f"{setup.experiment.name}: {len(store):,} events of {store.users:,} users,"
-        f" {setup.dataset.schema.items:,} item ids in training, {per_epoch:,} steps per epoch"
+        f"{setup.experiment.name}: {len(store):,} events{dropped} of {store.users:,} users,"
+        f" {setup.dataset.schema.items:,} item ids in training, {per_epoch:,} steps per epoch\n"
+        f"data quality: python -m stjax.data show {store.path}"
     )

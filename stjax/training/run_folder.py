@@ -79,7 +79,8 @@ class RunFolder:
         old, now = self._read("config.json"), versions()
         if old is None:
             self.write("versions.json", now)
-            shutil.copyfile(source, self.path / "config.py")
+            if not (copy := self.path / "config.py").exists() or not copy.samefile(source):
+                shutil.copyfile(source, copy)
             self.write("config.json", config)
             return []
         hidden = dict.fromkeys(ignore)

@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 
 import jax
+from flax.errors import NameInUseError
 
 from stjax.cache import cache_folder
 from stjax.data.dataset import Dataset
@@ -40,6 +41,10 @@ class Setup:
     @classmethod
     def of(cls, experiment: Experiment) -> Setup:
         """Open the data, split it, make the functions. Raises UserError for what cannot work."""
+        if jax.process_count() > 1:
+            raise ConfigError(
+                f"training runs in one process so far, not in {jax.process_count()}: start train.py once"
+            )
         store = experiment.source.open()
         dataset = Dataset(store, experiment.protocol(store))
         _check_query(experiment, dataset)
@@ -51,6 +56,8 @@ class Setup:
         rate = learning_rate(experiment.optimizer, total)
         catalogue = jax.device_put(dataset.catalogue)
         model, seed = experiment.model, experiment.training.seed
+        initial = functools.partial(initial_state, model, optimizer, batches[0], catalogue, seed)
+        _check_model(initial)
         return cls(
             experiment=experiment,
             dataset=dataset,
@@ -59,7 +66,7 @@ class Setup:
             step=make_train_step(model, optimizer, rate, seed),
             scores=make_scores(model),
             total_steps=total,
-            initial=functools.partial(initial_state, model, optimizer, batches[0], catalogue, seed),
+            initial=initial,
         )
 
     def scorer(self, state: State) -> ModelScorer:
@@ -97,6 +104,15 @@ def _batches(experiment: Experiment, dataset: Dataset) -> Batches:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+
+
+def _check_model(initial: functools.partial[State]) -> None:
+    """Trace the model once, so that settings which do not fit each other are one clear message."""
+    try:
+        jax.eval_shape(initial)
+    except (ValueError, ZeroDivisionError, NameInUseError) as error:
+        model = type(initial.args[0]).__name__
+        raise ConfigError(f"model {model} cannot be built with these settings: {error}") from error
 
 
 def _check_query(experiment: Experiment, dataset: Dataset) -> None:

@@ -1,0 +1,91 @@
+"""The training step of a config: targets per second, compilation, memory; and the input that feeds it.
+
+    python -m benchmarks.train_step [CONFIG.py] [overrides of train.py]     default: configs/movielens.py
+
+Prints one JSON line for the step and one for the input pipeline, for the longest of the config's shapes.
+Targets are positions whose prediction counts (weight 1), not padding. Medians over rounds, blocking on
+results; the ratio of input to step is taken within the one run.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+
+from stjax.data.pipeline import stream
+from stjax.training import parse
+from stjax.training.setup import Setup
+from stjax.training.state import count_parameters
+
+DEFAULT = Path(__file__).parents[1] / "configs" / "movielens.py"
+BATCHES, ROUNDS = 20, 5
+
+
+def main() -> None:
+    command = parse(sys.argv[1:], default=DEFAULT)
+    setup = Setup.of(command.experiment)
+    length = max(length for _, length in setup.batches.shapes)
+    numbers = (k for k in range(10 * setup.batches.per_epoch) if setup.batches[k].weight.shape[1] == length)
+    batches = [jax.device_put(setup.batches[next(numbers)]) for _ in range(BATCHES)]
+    targets = sum(float(batch.weight.sum()) for batch in batches)
+    state = setup.initial()
+    start = time.perf_counter()
+    compiled = setup.step.lower(state, batches[0], setup.catalogue).compile()  # pyright: ignore
+    compile_seconds = time.perf_counter() - start
+    memory = compiled.memory_analysis()
+
+    def steps() -> None:
+        nonlocal state
+        for batch in batches:
+            state, _ = compiled(state, batch, setup.catalogue)
+        jax.block_until_ready(state)
+
+    step_seconds = median_seconds(steps)
+    rows, positions = batches[0].weight.shape
+    facts = {"config": command.experiment.name, "batch": rows, "length": positions, "jax": jax.__version__}
+    facts |= {"device": jax.devices()[0].device_kind, "devices": jax.device_count()}
+    step = {
+        "benchmark": "train_step",
+        "targets_per_second": round(targets / step_seconds),
+        "sequences_per_second": round(rows * BATCHES / step_seconds),
+        "milliseconds": round(1e3 * step_seconds / BATCHES, 2),
+        "compile_seconds": round(compile_seconds, 2),
+        "temporary_bytes": memory.temp_size_in_bytes if memory else None,
+        "parameters": count_parameters(state.params),
+    }
+    print(json.dumps(facts | step), flush=True)
+
+    pipeline = iter(stream(setup.batches))
+
+    def feed() -> None:
+        for _ in range(BATCHES):
+            next(pipeline)
+
+    seconds = median_seconds(feed)
+    feeding = {
+        "benchmark": "input",
+        "batches_per_second": round(BATCHES / seconds),
+        "times_as_fast_as_the_step": round(step_seconds / seconds, 1),
+    }
+    print(json.dumps(facts | feeding), flush=True)
+
+
+def median_seconds(work: Callable[[], None]) -> float:
+    """Median over rounds, after one to warm up."""
+    work()
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+if __name__ == "__main__":
+    main()

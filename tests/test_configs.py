@@ -1,0 +1,41 @@
+"""Every config file loads, says how to run it, and takes a step and an evaluation on its own data."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stjax.data.download import SourceError
+from stjax.data.protocols import VALID
+from stjax.training import load_config
+from stjax.training.report import measure
+from stjax.training.setup import Setup
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+def test_config_takes_a_step_and_is_evaluated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STJAX_DATA", os.environ.get("STJAX_DATA", str(ROOT.parent / "shared" / "data")))
+    assert path.name in path.read_text().split('"""')[1] or path.stem == "quickstart"
+    experiment = load_config(path)
+    assert experiment.name == path.stem
+    # The model is the config's own; one short shape, so that it compiles once.
+    batching = dataclasses.replace(experiment.batching, length=24, overlap=0, buckets=(), batch_size=4)
+    evaluation = dataclasses.replace(
+        experiment.evaluation, length=24, buckets=(), block=32, validation_targets=32
+    )
+    try:
+        setup = Setup.of(dataclasses.replace(experiment, batching=batching, evaluation=evaluation))
+    except SourceError as error:
+        pytest.skip(f"the data of {path.name} is not here: {error}")
+    state, metrics = setup.step(setup.initial(), setup.batches[0], setup.catalogue)
+    assert np.isfinite(float(metrics["loss"])) and bool(metrics["finite"])
+    report = measure(setup.scorer(state), setup.dataset, VALID, evaluation)
+    assert len(report) == 32
+    assert 1 <= report.rank.min() <= report.rank.max() <= setup.dataset.schema.items
