@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 from pathlib import Path
@@ -19,12 +20,20 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
+
+
+@every_config
+def test_config_loads_and_names_its_command(path: Path) -> None:
+    assert load_config(path).name == path.stem
+    command = "python train.py" + ("" if path.stem == "quickstart" else f" configs/{path.name}")
+    assert command in (ast.get_docstring(ast.parse(path.read_text())) or "").replace("\n", " ")
+
+
+@every_config
 def test_config_takes_a_step_and_is_evaluated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STJAX_DATA", os.environ.get("STJAX_DATA", str(ROOT.parent / "shared" / "data")))
-    assert path.name in path.read_text().split('"""')[1] or path.stem == "quickstart"
     experiment = load_config(path)
-    assert experiment.name == path.stem
     # The model is the config's own; one short shape, so that it compiles once.
     batching = dataclasses.replace(experiment.batching, length=24, overlap=0, buckets=(), batch_size=4)
     evaluation = dataclasses.replace(

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stjax.data.dataset import Dataset
-from stjax.data.pipeline import Batches, stream, training_batches
+from stjax.data.pipeline import Batches, stream
 from stjax.data.protocols import HISTORY, TEST, TRAIN, GlobalTemporal, Split
 from stjax.data.windows import concatenated_runs, cut
 from stjax.errors import UserError
@@ -185,18 +185,18 @@ def test_processes_share_each_batch(dataset):
 
 def test_resumption_through_grain_under_another_process_count(dataset):
     settings = {"length": 11, "batch_size": 6, "seed": 5, "buckets": (2, 5), "multiple": 2}
-    iterator = iter(training_batches(dataset, **settings))
+    iterator = iter(stream(Batches(dataset, **settings)))
     for _ in range(4):
         next(iterator)
     state = iterator.get_state()
     following = [next(iterator) for _ in range(9)]
 
-    resumed = iter(training_batches(dataset, **settings))
+    resumed = iter(stream(Batches(dataset, **settings)))
     resumed.set_state(state)
     for batch in following:
         jax.tree.map(np.testing.assert_array_equal, next(resumed), batch)
 
-    halves = [iter(training_batches(dataset, **settings, process_index=k, process_count=2)) for k in range(2)]
+    halves = [iter(stream(Batches(dataset, **settings, process_index=k, process_count=2))) for k in range(2)]
     for half in halves:
         half.set_state(state)
     for batch in following:

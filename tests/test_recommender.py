@@ -242,3 +242,39 @@ def test_schema_holds_every_size() -> None:
     assert params["items"]["field_category"]["embedding"].shape == (5, 6)
     assert params["encoders_context"]["field_scene"]["embedding"].shape == (6, 4)
     assert params["encoders_user"]["users"]["embedding"].shape == (SCHEMA.users, 3)
+
+
+def test_unknown_is_not_the_place_of_zero_degrees() -> None:
+    """Around (0, 0) an event that has no predecessor must not look near to where its memory is empty."""
+    model = build("concat", "gru")
+    variables, batch, catalogue = setting(model)
+    shift = jnp.asarray([40.7, -74.0])
+    moved = batch.events.replace(place=batch.events.place - shift)
+    history, query, _ = questions(moved)
+    catalogue = dataclasses.replace(catalogue, place=catalogue.place - shift)
+    whole = run(model, variables, history, query, catalogue, method="scores")
+    state = run_steps(model, variables, history, catalogue)
+    stepped = run(model, variables, state, query, catalogue, method="answer")
+    some = np.asarray(history.valid.any(axis=1))
+    np.testing.assert_allclose(whole[some][:, FIRST:], stepped[some][:, FIRST:], atol=1e-4)
+
+
+def test_whole_weeks_change_no_answer_to_a_user_without_events() -> None:
+    model = build("concat", "gru", known=("time",))
+    variables, _, catalogue = setting(model)
+    state = model.init_state(B)
+    first, later = (
+        Query(time=jnp.full(B, 1_000_000 + weeks * 604_800, jnp.int32), utc_offset=jnp.zeros(B, jnp.int32))
+        for weeks in (0, 107)
+    )
+    one = run(model, variables, state, first, catalogue, method="answer")
+    other = run(model, variables, state, later, catalogue, method="answer")
+    np.testing.assert_allclose(one[:, FIRST:], other[:, FIRST:], atol=1e-6)
+
+
+def test_values_that_training_cannot_meet_start_neutral() -> None:
+    catalogue = random_catalogue()
+    batch = Batch(random_events(B, L + 1), np.ones((B, L), np.float32))
+    params = jax.jit(partial(build().init, method="loss"))(jax.random.key(0), batch, catalogue)["params"]
+    for table in (params["items"]["table"], params["encoders_user"]["users"]["embedding"]):
+        assert (np.asarray(table[:FIRST]) == 0).all() and (np.asarray(table[FIRST:]) != 0).all()

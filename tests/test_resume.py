@@ -16,6 +16,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from tests.configs.tiny import TinyLog
+
 ROOT = Path(__file__).parents[1]
 CONFIG = "tests/configs/tiny.py"
 
@@ -23,6 +25,7 @@ CONFIG = "tests/configs/tiny.py"
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
     """Starts `train.py` (or another program) on the tiny config in a run folder of that name."""
+    TinyLog(tmp_path).open()  # made here, not by two processes at once
     environment = os.environ | {"STJAX_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
     processes = []
 
@@ -41,8 +44,8 @@ def start(tmp_path: Path) -> Any:
 
     yield begin
     for process in processes:
-        process.kill()
-        process.wait()
+        with process:  # closes its pipe and waits
+            process.kill()
 
 
 def finish(process: subprocess.Popen[str], code: int) -> str:

@@ -143,31 +143,3 @@ def stream(batches: Batches, prefetch: int = 4) -> grain.IterDataset[Batch]:
 
     options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=prefetch)
     return grain.MapDataset.source(batches).to_iter_dataset(options)
-
-
-def training_batches(
-    dataset: Dataset,
-    *,
-    length: int,
-    batch_size: int,
-    seed: int,
-    overlap: int = 0,
-    buckets: Sequence[int] | None = None,
-    multiple: int = 1,
-    process_index: int = 0,
-    process_count: int = 1,
-) -> grain.IterDataset[Batch]:
-    """`stream` of `Batches` with these settings; see there."""
-    return stream(
-        Batches(
-            dataset,
-            length=length,
-            batch_size=batch_size,
-            seed=seed,
-            overlap=overlap,
-            buckets=buckets,
-            multiple=multiple,
-            process_index=process_index,
-            process_count=process_count,
-        )
-    )

@@ -1,0 +1,45 @@
+"""Models that cannot be built from their settings: one clear message before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from stjax.errors import ConfigError
+from stjax.nn import ConcatFusion, Recommender, Retrieval, SelfAttention, TimeEmbed
+from stjax.training.optimizer import decay_mask
+from stjax.training.setup import Setup
+from tests.configs.tiny import TinyLog, experiment
+
+
+def setup(folder: Path, **fields: Any) -> Setup:
+    model = Recommender(**({"fusion": ConcatFusion(8), "interest": SelfAttention(heads=2)} | fields))
+    return Setup.of(dataclasses.replace(experiment, source=TinyLog(folder), model=model))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"interest": SelfAttention(heads=3)}, "heads=3 does not divide the 8 features"),
+        ({"dropout": 1.5}, "dropout=1.5 must be at least 0 and below 1"),
+        ({"fusion": ConcatFusion(0)}, "cannot be built"),
+        ({"encoders": {"item": TimeEmbed()}}, "choose another name"),
+        ({"head": Retrieval(known=("weather",))}, "weather"),
+    ],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        setup(tmp_path, **fields)
+
+
+def test_weight_decay_spares_tables_norms_and_biases(tmp_path: Path) -> None:
+    params = jax.eval_shape(setup(tmp_path).initial).params
+    spared, decayed = set(), set()
+    for path, decay in jax.tree_util.tree_leaves_with_path(decay_mask(params)):
+        (decayed if decay else spared).add(str(path[-1].key))
+    assert decayed == {"kernel"}
+    assert {"bias", "lag_bias", "scale", "table", "embedding"} <= spared
