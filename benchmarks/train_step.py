@@ -4,11 +4,13 @@
 
 Prints one JSON line for the step and one for the input pipeline, for the longest of the config's shapes.
 Targets are positions whose prediction counts (weight 1), not padding. Medians over rounds, blocking on
-results; the ratio of input to step is taken within the one run.
+results; the ratio of input to step is taken within the one run. (Batches of a config's other shapes hold as
+many positions, so the input may give any of them.)
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -31,7 +33,7 @@ def main() -> None:
     command = parse(sys.argv[1:], default=DEFAULT)
     setup = Setup.of(command.experiment)
     length = max(length for _, length in setup.batches.shapes)
-    numbers = (k for k in range(10 * setup.batches.per_epoch) if setup.batches[k].weight.shape[1] == length)
+    numbers = (k for k in itertools.count() if setup.batches[k].weight.shape[1] == length)
     batches = [jax.device_put(setup.batches[next(numbers)]) for _ in range(BATCHES)]
     targets = sum(float(batch.weight.sum()) for batch in batches)
     state = setup.initial()
