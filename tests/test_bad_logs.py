@@ -279,6 +279,22 @@ def test_a_killed_writer_leaves_no_store_and_the_next_one_cleans_up(tmp_path):
     assert EventStore.open(out).fingerprint == first.fingerprint
 
 
+def test_a_store_that_a_killed_writer_had_moved_aside_comes_back(tmp_path, monkeypatch):
+    first = prepare(log(time=[1, 2]), LogColumns(), tmp_path / "store")
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    (tmp_path / "store").rename(tmp_path / f".store.old-{dead.pid}")  # killed between the two renames
+
+    def full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare(log(time=[3]), LogColumns(), tmp_path / "store", overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["store"]
+    assert EventStore.open(tmp_path / "store").fingerprint == first.fingerprint
+
+
 def test_the_partial_folder_of_a_living_process_is_left_alone(tmp_path):
     living = tmp_path / f".out.partial-{os.getppid()}"
     living.mkdir()

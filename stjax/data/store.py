@@ -153,14 +153,20 @@ def check_target(path: str | os.PathLike[str], overwrite: bool) -> Path:
 
 
 def _clear_dead(path: Path) -> None:
-    """Remove what killed writers of the same store left beside it."""
+    """Remove what killed writers of the same store left beside it.
+
+    A writer killed between its two renames has left the store under the name `.old`: it gets its name back.
+    """
     for folder in path.parent.iterdir():
         stem, _, pid = folder.name.rpartition("-")
         if stem in (f".{path.name}.partial", f".{path.name}.old") and pid.isdigit():
             try:
                 os.kill(int(pid), 0)  # signal 0 only asks whether the process lives
             except ProcessLookupError:
-                shutil.rmtree(folder, ignore_errors=True)
+                if stem.endswith(".old") and not path.exists():
+                    folder.rename(path)
+                else:
+                    shutil.rmtree(folder, ignore_errors=True)
             except PermissionError:
                 continue  # another user's process: alive
 
