@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.core import FrozenDict
 
 from stjax.events import FIRST, Batch, Catalogue, Events, Query
 from stjax.nn import (
@@ -48,7 +47,7 @@ KNOWN = ("time", "place", "scene")
 def build(fusion="concat", interest="gru", pointer="pointer", known=KNOWN, encoders=ENCODERS) -> Recommender:
     return Recommender(
         items=ItemEmbed(6),
-        encoders=FrozenDict(encoders),  # hashable, so that `run` may hold it static
+        encoders=encoders,
         fusion=FUSIONS[fusion],
         interest=INTERESTS[interest],
         head=Retrieval(known=known, pointer=POINTERS[pointer]),

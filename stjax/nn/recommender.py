@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 
 from stjax.events import Batch, Catalogue, Events, Query
 from stjax.nn.base import Encoder, Fusion, Interest
@@ -56,6 +57,11 @@ class Recommender(nn.Module):
     interest: Interest = GRU()
     head: Retrieval = Retrieval()
     dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        # A dict would make the model unhashable, and so no static argument of a jitted function.
+        object.__setattr__(self, "encoders", FrozenDict(self.encoders))
+        super().__post_init__()
 
     def setup(self) -> None:
         if "item" in self.encoders:
