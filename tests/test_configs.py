@@ -12,6 +12,7 @@ import pytest
 
 from stjax.data.download import SourceError
 from stjax.data.protocols import VALID
+from stjax.events import FIRST, Query
 from stjax.training import load_config
 from stjax.training.report import measure
 from stjax.training.setup import Setup
@@ -47,4 +48,8 @@ def test_config_takes_a_step_and_is_evaluated(path: Path, monkeypatch: pytest.Mo
     assert np.isfinite(float(metrics["loss"])) and bool(metrics["finite"])
     report = measure(setup.scorer(state), setup.dataset, VALID, evaluation)
     assert len(report) == 32
-    assert 1 <= report.rank.min() <= report.rank.max() <= setup.dataset.schema.items
+    question = next(setup.dataset.questions(VALID, 24, 32))
+    query = Query.of(question.target, experiment.model.known)
+    log_p = np.asarray(setup.scorer(state)(question.history, query, question.row))
+    np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1.0, atol=1e-4)
+    assert (log_p[:, :FIRST] == -np.inf).all()

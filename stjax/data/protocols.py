@@ -146,8 +146,8 @@ class TrajectoryLast:
     test are HISTORY.
     trajectory, split: names of categorical columns of the store. The texts of `split` are train,
     test, and validation, valid or val; rows without one are HISTORY. shortest: at
-    least 2. The code behind the published tables asks for two check-ins *before* the target within
-    the trajectory, which is 3.
+    least 2. Public code derived from GETNext asks for two check-ins *before* the target within the
+    trajectory, which is 3.
 
     Source: Yang et al., GETNext, SIGIR 2022, section 5.
     """
