@@ -5,8 +5,8 @@ The contract between data, model and server is here; the parts are in `stjax.nn`
 `stjax.training`.
 """
 
-from stjax.events import Batch, Catalogue, Events, Field, Query, Question, Schema
+from stjax.events import Attributes, Batch, Catalogue, Events, Field, Query, Question, Schema
 
 __version__ = "0.1.0"
 
-__all__ = ["Batch", "Catalogue", "Events", "Field", "Query", "Question", "Schema"]
+__all__ = ["Attributes", "Batch", "Catalogue", "Events", "Field", "Query", "Question", "Schema"]

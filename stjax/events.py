@@ -27,16 +27,19 @@ Array = Any  # jax.Array or numpy.ndarray: both pass through the same pytrees
 class Field:
     """One further column of the log.
 
-    kind: `categorical` (int32 ids), `numeric` (float32, NaN is missing) or `vector` (float32, fixed width).
-    role: `event` (varies by event: scene, device, weather), `item` (an attribute of the item, kept in the
+    kind: `categorical` (int32 ids), `multi` (several ids: genres, tags; of items and users only), `numeric`
+      (float32, NaN is missing) or `vector` (float32, fixed width).
+    role: `event` (varies by event: scene, device, weather), `item` or `user` (an attribute, kept in the
       catalogue) or `meta` (kept in the store for protocols, never shown to a model).
     size: number of ids with MISSING and UNSEEN counted; 1 for numeric; the width of a vector.
+    width: of `multi`, the largest number of values a row has; shorter rows end with MISSING.
     """
 
     name: str
-    kind: Literal["categorical", "numeric", "vector"]
-    role: Literal["event", "item", "meta"]
+    kind: Literal["categorical", "multi", "numeric", "vector"]
+    role: Literal["event", "item", "user", "meta"]
     size: int = 1
+    width: int = 1
 
 
 @dataclass(frozen=True)
@@ -133,19 +136,34 @@ class Query:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Catalogue:
-    """What is known of every item, on the device once, gathered by item id. Rows: V = schema.items.
+class Attributes:
+    """Fields of items or users by name, one row per id; R rows.
 
-    place: float32 (V, 2) degrees, NaN where unknown. categorical, numeric, vector: item fields by name,
-    (V,), (V,) and (V, N). Rows PADDING and UNSEEN hold missing values.
+    categorical: int32 (R,). multi: int32 (R, W), filled up with MISSING. numeric: float32 (R,). vector:
+    float32 (R, N).
+    Rows PADDING and UNSEEN hold missing values.
+    """
+
+    categorical: Mapping[str, Array] = field(default_factory=dict)
+    multi: Mapping[str, Array] = field(default_factory=dict)
+    numeric: Mapping[str, Array] = field(default_factory=dict)
+    vector: Mapping[str, Array] = field(default_factory=dict)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Catalogue:
+    """What is known of every item and user, on the device once, gathered by id.
+
+    place: float32 (V, 2) degrees of each item, V = schema.items, NaN where unknown; so for PADDING, UNSEEN.
+    items, users: their fields, V and schema.users rows.
     schema: static; modules read the sizes of their embedding tables from it.
     """
 
     place: Array
-    categorical: Mapping[str, Array]
-    numeric: Mapping[str, Array]
-    vector: Mapping[str, Array]
     schema: Schema = field(metadata={"static": True})
+    items: Attributes = field(default_factory=Attributes)
+    users: Attributes = field(default_factory=Attributes)
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stjax.events import FIRST, Catalogue, Events, Field, Schema
+from stjax.events import FIRST, Attributes, Catalogue, Events, Field, Schema
 
 SCHEMA = Schema(
     items=23,
@@ -15,6 +15,11 @@ SCHEMA = Schema(
         Field("category", "categorical", "item", 5),
         Field("price", "numeric", "item"),
         Field("text", "vector", "item", 4),
+        Field("genres", "multi", "item", 7, width=3),
+        Field("group", "categorical", "user", 4),
+        Field("hobbies", "multi", "user", 5, width=2),
+        Field("age", "numeric", "user"),
+        Field("face", "vector", "user", 2),
         Field("scene", "categorical", "event", 6),
         Field("rating", "numeric", "event"),
         Field("mood", "vector", "event", 3),
@@ -29,13 +34,32 @@ def random_catalogue(seed: int = 0, schema: Schema = SCHEMA) -> Catalogue:
     place = random_places(rng, (v,))
     place[:FIRST] = np.nan
     return Catalogue(
-        place=place,
-        categorical={
-            f.name: rng.integers(0, f.size, v).astype(np.int32) for f in schema.select("item", "categorical")
+        place,
+        schema,
+        items=random_attributes(rng, schema, "item", v),
+        users=random_attributes(rng, schema, "user", schema.users),
+    )
+
+
+def random_attributes(rng: np.random.Generator, schema: Schema, role: str, rows: int) -> Attributes:
+    """Attributes of so many ids; ids PADDING and UNSEEN have none, and some of the others lack some."""
+
+    def some(values: np.ndarray, missing: float) -> np.ndarray:
+        values[:FIRST] = missing
+        return values
+
+    def ids(f: Field, *width: int) -> np.ndarray:
+        values = np.sort(rng.integers(0, f.size, (rows, *width)).astype(np.int32))
+        return some(values[:, ::-1] if width else values[rng.permutation(rows)], 0)
+
+    return Attributes(
+        categorical={f.name: ids(f) for f in schema.select(role, "categorical")},
+        multi={f.name: ids(f, f.width) for f in schema.select(role, "multi")},
+        numeric={f.name: some(random_numbers(rng, (rows,)), np.nan) for f in schema.select(role, "numeric")},
+        vector={
+            f.name: some(rng.normal(size=(rows, f.size)).astype("f4"), np.nan)
+            for f in schema.select(role, "vector")
         },
-        numeric={f.name: random_numbers(rng, (v,)) for f in schema.select("item", "numeric")},
-        vector={f.name: rng.normal(size=(v, f.size)).astype("f4") for f in schema.select("item", "vector")},
-        schema=schema,
     )
 
 

@@ -170,19 +170,19 @@ def test_catalogue_by_train_id(dataset):
     item_words, kind_words = words(dataset, "item"), words(dataset, "kind")
     assert catalogue.place.shape == (dataset.schema.items, 2)
     assert np.isnan(catalogue.place[:FIRST]).all()
-    assert np.isnan(catalogue.numeric["price"][:FIRST]).all()
-    assert np.isnan(catalogue.vector["look"][:FIRST]).all()
-    assert (catalogue.categorical["kind"][:FIRST] == MISSING).all()
+    assert np.isnan(catalogue.items.numeric["price"][:FIRST]).all()
+    assert np.isnan(catalogue.items.vector["look"][:FIRST]).all()
+    assert (catalogue.items.categorical["kind"][:FIRST] == MISSING).all()
     for k, text in item_words.items():
         number = int(text[1:])
         old = store.vocabulary("item").to_list().index(text) + FIRST
         np.testing.assert_array_equal(catalogue.place[k], store.items["place"][old])
-        price = catalogue.numeric["price"][k]
+        price = catalogue.items.numeric["price"][k]
         assert price == number / 2 if number >= 5 else np.isnan(price)
-        np.testing.assert_allclose(catalogue.vector["look"][k], (number / 2, number / 3), 1e-6)
-        kind = int(catalogue.categorical["kind"][k])
+        np.testing.assert_allclose(catalogue.items.vector["look"][k], (number / 2, number / 3), 1e-6)
+        kind = int(catalogue.items.categorical["kind"][k])
         assert kind == MISSING if number >= 61 else kind_words[kind] == f"kind{number % 29}"
-    assert set(kind_words) == set(catalogue.categorical["kind"].tolist()) - {MISSING}
+    assert set(kind_words) == set(catalogue.items.categorical["kind"].tolist()) - {MISSING}
     assert dataset.schema["kind"].size == max(kind_words) + 1
     assert catalogue.schema == dataset.schema
 

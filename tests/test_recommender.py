@@ -60,7 +60,7 @@ def setting(model: Recommender, seed: int = 0):
     The initialisers are not run: compiling them takes longer than a whole test.
     """
     catalogue = random_catalogue(seed)
-    catalogue.vector["text"][-1] = np.nan  # an item without text
+    catalogue.items.vector["text"][-1] = np.nan  # an item without text
     catalogue = jax.tree.map(jnp.asarray, catalogue)
     events = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed))
     weight = (events.valid[:, 1:] & (events.item[:, 1:] >= FIRST)).astype(jnp.float32)

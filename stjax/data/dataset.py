@@ -14,7 +14,7 @@ from stjax.data.protocols import PARTS, TRAIN, ProtocolError, Split
 from stjax.data.store import EventStore
 from stjax.data.windows import concatenated_runs, take_runs
 from stjax.errors import UserError
-from stjax.events import FIRST, UNSEEN, Catalogue, Events, Question, Schema
+from stjax.events import FIRST, UNSEEN, Attributes, Catalogue, Events, Question, Schema
 
 CHUNK = 1 << 22  # rows per step of a pass over a whole column
 
@@ -72,10 +72,12 @@ class Dataset:
         select = functools.partial(self.schema.select, "item")
         return Catalogue(
             place=rows("place", np.nan) if "place" in self.store.items else no_place,
-            categorical={f.name: self.remap[f.name][rows(f.name, 0)] for f in select("categorical")},
-            numeric={f.name: rows(f.name, np.nan) for f in select("numeric")},
-            vector={f.name: rows(f.name, np.nan) for f in select("vector")},
             schema=self.schema,
+            items=Attributes(
+                categorical={f.name: self.remap[f.name][rows(f.name, 0)] for f in select("categorical")},
+                numeric={f.name: rows(f.name, np.nan) for f in select("numeric")},
+                vector={f.name: rows(f.name, np.nan) for f in select("vector")},
+            ),
         )
 
     def gather(self, rows: np.ndarray, valid: np.ndarray) -> Events:

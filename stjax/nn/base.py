@@ -22,8 +22,13 @@ class Encoder(nn.Module):
     """One way of seeing an event: time, space, context, content. Events (B, L) to features (B, L, D).
 
     A subclass that looks only at the event itself writes `__call__` so that it accepts any leading
-    shape, and has its step form for free. One that looks back overrides `init_state` and `step` too.
+    shape, and has its step form for free. One that looks back overrides `init_state` and `step` too, and
+    leaves the state of rows whose event is not valid as it is.
+
+    features: D, the width of what comes out.
     """
+
+    features: int = 32
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         """Parallel form: (B, L) events to (B, L, D)."""
@@ -40,20 +45,36 @@ class Encoder(nn.Module):
 
 
 class Fusion(nn.Module):
-    """Joins what the encoders saw of the same event into one vector. Position by position.
+    """Joins what the encoders saw of the same event into one vector.
+
+    A subclass that joins position by position writes `__call__` so that it accepts any leading shape, and
+    has its step form for free. One that looks back overrides `init_state` and `step` too.
 
     features: D, the width of what comes out, which interest models keep.
     """
 
     features: int = 64
 
-    def __call__(self, parts: Mapping[str, jax.Array]) -> jax.Array:
-        """{name: (..., D_name)} to (..., D)."""
+    def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
+        """Parallel form: {name: (B, L, D_name)} to (B, L, D)."""
         raise TypeError(f"{type(self).__name__} must define __call__")
+
+    def init_state(self, batch: int, names: tuple[str, ...]) -> State:
+        """State before the first event; names: of the parts, sorted."""
+        del batch, names
+        return ()
+
+    def step(self, state: State, parts: Mapping[str, jax.Array], event: Events) -> tuple[State, jax.Array]:
+        """Step form: the state and the parts of one event, (B, D_name) each, to the next state and (B, D)."""
+        return state, self(parts, event)
 
 
 class Interest(nn.Module):
-    """Reads fused events in order and says, after each, what the user is interested in now."""
+    """Reads fused events in order and says, after each, what the user is interested in now.
+
+    `events` says when and where: time, utc_offset, valid, and place, which is the event's own or else its
+    item's, NaN where neither is known.
+    """
 
     def __call__(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
         """Parallel form: (B, L, D) to (B, L, D); position l has read events 0..l."""

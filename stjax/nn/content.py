@@ -38,16 +38,16 @@ class ItemEmbed(nn.Module):
         table = self.param("table", vocabulary_init, (schema.items, self.features))
         if self.attributes:
             for f in schema.select("item", "categorical"):
-                ids = catalogue.categorical[f.name]
+                ids = catalogue.items.categorical[f.name]
                 table = table + nn.Embed(
                     f.size, self.features, embedding_init=vocabulary_init, name=f"field_{f.name}"
                 )(ids)
             numeric = schema.select("item", "numeric")
             if numeric:
-                values = [catalogue.numeric[f.name] for f in numeric]
+                values = [catalogue.items.numeric[f.name] for f in numeric]
                 table = table + NumericEmbed(self.features)(jnp.stack(values, axis=-1))
         for f in schema.select("item", "vector"):
-            table = table + VectorEmbed(self.features, name=f"field_{f.name}")(catalogue.vector[f.name])
+            table = table + VectorEmbed(self.features, name=f"field_{f.name}")(catalogue.items.vector[f.name])
         if self.place and schema.place:
             # A small start: the item's own row and category speak first.
             table = table + 0.1 * PlaceEmbed(self.features)(catalogue.place)

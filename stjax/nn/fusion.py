@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from stjax.events import Events
 from stjax.nn.base import Fusion
 
 
@@ -15,7 +16,7 @@ class ConcatFusion(Fusion):
     """Concatenation, a linear map and a layer norm."""
 
     @nn.compact
-    def __call__(self, parts: Mapping[str, jax.Array]) -> jax.Array:
+    def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
         x = jnp.concatenate([parts[name] for name in sorted(parts)], axis=-1)
         return nn.LayerNorm()(nn.Dense(self.features)(x))
 
@@ -27,7 +28,7 @@ class GatedFusion(Fusion):
     """
 
     @nn.compact
-    def __call__(self, parts: Mapping[str, jax.Array]) -> jax.Array:
+    def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
         names = sorted(parts)
         everything = jnp.concatenate([parts[name] for name in names], axis=-1)
         gates = jax.nn.sigmoid(nn.Dense(len(names) * self.features, name="gates")(everything))

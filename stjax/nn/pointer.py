@@ -126,10 +126,10 @@ def _pair_features(
         same_before,
         same_before & same_earlier,
     ]
-    if kind is None or kind not in catalogue.categorical:
+    if kind is None or kind not in catalogue.items.categorical:
         same_kind = same_kind_before = jnp.zeros_like(same_before)
     else:
-        kinds = catalogue.categorical[kind]
+        kinds = catalogue.items.categorical[kind]
         known = kinds[item] >= FIRST
         same_kind = known & (kinds[item] == kinds[item_then])
         same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]

@@ -23,8 +23,9 @@ from stjax.nn.dropout import Dropout
 from stjax.nn.fusion import ConcatFusion
 from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
+from stjax.nn.missing import Hide, StandIns
 from stjax.nn.past import Moment, Past
-from stjax.nn.space import event_place
+from stjax.nn.space import located
 from stjax.nn.time import TimeEmbed
 from stjax.ops import sequence
 
@@ -34,11 +35,12 @@ from stjax.ops import sequence
 class UserState:
     """All that is kept of a user between events: bounded, whatever the length of the history.
 
-    encoders: one state per modality. interest: the interest model's. h: (B, D), the last interest.
+    encoders: one state per modality. fusion, interest: their own. h: (B, D), the last interest.
     past: the last events, as the head's pointer reads them.
     """
 
     encoders: Mapping[str, Any]
+    fusion: Any
     interest: Any
     h: Any
     past: Past
@@ -49,6 +51,11 @@ class Recommender(nn.Module):
 
     encoders: the modalities beside the item itself, by name; leave one out to do without it.
     dropout: of fused events, in training.
+    hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
+      missing and unseen values have learned embeddings where the log has none or few.
+    modality_dropout: share of (sequence, modality) pairs that training leaves out; what stands in is learned.
+    absent: modalities to do without, at serving time: `model.clone(absent=("space",))` has the same
+      parameters and never runs that encoder. Without modality dropout in training, zeros stand in.
     """
 
     items: ItemEmbed = ItemEmbed()
@@ -57,6 +64,9 @@ class Recommender(nn.Module):
     interest: Interest = GRU()
     head: Retrieval = Retrieval()
     dropout: float = 0.1
+    hide: float = 0.0
+    modality_dropout: float = 0.0
+    absent: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # A dict would make the model unhashable, and so no static argument of a jitted function.
@@ -66,7 +76,11 @@ class Recommender(nn.Module):
     def setup(self) -> None:
         if "item" in self.encoders:
             raise ValueError('encoders: "item" is the item\'s own part, choose another name')
+        if unknown := set(self.absent) - set(self.encoders):
+            raise ValueError(f"absent: {sorted(unknown)} is not among the encoders {sorted(self.encoders)}")
         self.drop = Dropout(self.dropout)
+        self.hidden = Hide(self.hide)
+        self.stand_ins = StandIns(self.modality_dropout)
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -81,10 +95,10 @@ class Recommender(nn.Module):
         self, batch: Batch, catalogue: Catalogue, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean negative log-likelihood of the next items over the batch's weights, and scalars to log."""
-        events, target = batch.events[:, :-1], batch.events[:, 1:]
+        events, target = located(batch.events[:, :-1], catalogue), batch.events[:, 1:]
         table = self.items(catalogue)
         x, h = self._encode(events, table, catalogue, train)
-        past = self._past(events, x, h, catalogue)
+        past = self._past(events, x, h)
         query = Query.of(target, self.known)
         position = jnp.broadcast_to(jnp.arange(events.item.shape[1]), events.item.shape)
         now = _moment(query, past, past.shift(1), position)
@@ -96,8 +110,9 @@ class Recommender(nn.Module):
     def scores(self, history: Events, query: Query, catalogue: Catalogue) -> jax.Array:
         """log p(item) after the whole history: (B, L) events and (B,) query to (B, V)."""
         table = self.items(catalogue)
+        history = located(history, catalogue)
         x, h = self._encode(history, table, catalogue, False)
-        past = self._past(history, x, h, catalogue)
+        past = self._past(history, x, h)
         position = jnp.maximum(history.valid.sum(axis=1) - 1, 0)
         return self._answer(sequence.last(h, history.valid), past, position, query, table, catalogue)
 
@@ -118,7 +133,8 @@ class Recommender(nn.Module):
         )
         features = self.fusion.features
         return UserState(
-            encoders={name: encoder.init_state(batch) for name, encoder in self.encoders.items()},
+            encoders={name: encoder.init_state(batch) for name, encoder in self._present()},
+            fusion=self.fusion.init_state(batch, tuple(sorted(["item", *self.encoders]))),
             interest=self.interest.init_state(batch, features),
             h=jnp.zeros((batch, features)),
             past=past,
@@ -132,10 +148,12 @@ class Recommender(nn.Module):
         table: `item_table(catalogue)`, where it is at hand.
         """
         table = self.items(catalogue) if table is None else table
+        event = located(event, catalogue)
         parts, encoders = {"item": table[event.item]}, {}
-        for name, encoder in self.encoders.items():
+        for name, encoder in self._present():
             encoders[name], parts[name] = encoder.step(state.encoders[name], event, catalogue)
-        x = self.fusion(parts)
+        parts = self._stand_in(parts, False)
+        fusion, x = self.fusion.step(state.fusion, parts, event)
         interest, h = self.interest.step(state.interest, x, event)
         pointer = self.head.pointer
         key = jnp.zeros((h.shape[0], 0)) if pointer is None else pointer.keys(state.h, x)
@@ -143,13 +161,24 @@ class Recommender(nn.Module):
             event.item,
             event.time,
             event.utc_offset,
-            event_place(event, catalogue),
+            event.place,
             event.valid,
             key,
         )
         past = jax.tree.map(lambda m, n: sequence.push(m, n, event.valid), state.past, new)
         h = sequence.select(event.valid, h, state.h)
-        return UserState(encoders, interest, h, past)
+        return UserState(encoders, fusion, interest, h, past)
+
+    def read(
+        self, state: UserState, events: Events, catalogue: Catalogue, table: jax.Array | None = None
+    ) -> UserState:
+        """Chunk form: read a few more events per user, (B, L), in one compiled loop of steps."""
+        table = self.items(catalogue) if table is None else table
+
+        def body(model: Recommender, state: UserState, event: Events) -> tuple[UserState, None]:
+            return model.step(state, event, catalogue, table), None
+
+        return nn.scan(body, variable_broadcast="params", split_rngs={}, in_axes=1)(self, state, events)[0]
 
     def answer(
         self,
@@ -166,18 +195,24 @@ class Recommender(nn.Module):
     def _encode(
         self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool
     ) -> tuple[jax.Array, jax.Array]:
+        events = self.hidden(events, train)
         parts = {"item": table[events.item]}
-        for name, encoder in self.encoders.items():
+        for name, encoder in self._present():
             parts[name] = encoder(events, catalogue)
-        x = self.fusion(parts)
+        x = self.fusion(self._stand_in(parts, train), events)
         h = self.interest(self.drop(x, train), events, train)
         return x, h
 
-    def _past(self, events: Events, x: jax.Array, h: jax.Array, catalogue: Catalogue) -> Past:
+    def _present(self) -> list[tuple[str, Encoder]]:
+        return [(name, encoder) for name, encoder in self.encoders.items() if name not in self.absent]
+
+    def _stand_in(self, parts: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
+        return self.stand_ins(parts, {name: self.encoders[name].features for name in self.absent}, train)
+
+    def _past(self, events: Events, x: jax.Array, h: jax.Array) -> Past:
         pointer = self.head.pointer
         key = x[..., :0] if pointer is None else pointer.keys(sequence.shift(h), x)
-        place = event_place(events, catalogue)
-        return Past(events.item, events.time, events.utc_offset, place, events.valid, key)
+        return Past(events.item, events.time, events.utc_offset, events.place, events.valid, key)
 
     def _answer(
         self,

@@ -78,6 +78,11 @@ def event_place(events: Events, catalogue: Catalogue) -> jax.Array:
     return jnp.where(events.valid[..., None], place, jnp.nan)
 
 
+def located(events: Events, catalogue: Catalogue) -> Events:
+    """The events with their places filled in from the catalogue, see `event_place`."""
+    return events.replace(place=event_place(events, catalogue))
+
+
 def last_known(place: jax.Array) -> jax.Array:
     """The last known place strictly before each position: (B, L, 2), NaN where there is none yet."""
 

@@ -19,7 +19,6 @@ class TimeEmbed(Encoder):
     gap_buckets: powers of two of a second, up to 2^gap_buckets; a first event has a bucket of its own.
     """
 
-    features: int = 32
     day_harmonics: int = 4
     week_harmonics: int = 4
     gap_buckets: int = 26

@@ -38,3 +38,40 @@ def gru(
 
     h, outputs = jax.lax.scan(body, h, (projected.swapaxes(0, 1), valid.swapaxes(0, 1)))
     return h, outputs.swapaxes(0, 1)
+
+
+def linear_recurrence(
+    decay: jax.Array, x: jax.Array, start: jax.Array, associative: bool | None = None
+) -> jax.Array:
+    """h_l = decay_l * h_(l-1) + x_l for every l: the sum of everything before, fading.
+
+    decay, x: (B, L, ...), equal in shape or broadcast against each other after (B, L); real or complex.
+    start: (B, ...), h before the first event. associative: by `associative_scan`, in O(log L) depth and twice
+    the work, or by `scan`; None chooses by platform at lowering: `scan` on CPU, where it is several times
+    faster. Returns (B, L, ...).
+    """
+    shape = jnp.broadcast_shapes(decay.shape, x.shape)
+    dtype = jnp.result_type(decay, x)
+    decay, x = (jnp.broadcast_to(a, shape).astype(dtype) for a in (decay, x))
+    start = jnp.broadcast_to(start, shape[:1] + shape[2:]).astype(dtype)
+    if associative is None:
+        return jax.lax.platform_dependent(decay, x, start, cpu=_by_scan, default=_by_associative_scan)
+    return (_by_associative_scan if associative else _by_scan)(decay, x, start)
+
+
+def _by_scan(decay: jax.Array, x: jax.Array, start: jax.Array) -> jax.Array:
+    def body(h: jax.Array, step: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        h = step[0] * h + step[1]
+        return h, h
+
+    return jax.lax.scan(body, start, (decay.swapaxes(0, 1), x.swapaxes(0, 1)))[1].swapaxes(0, 1)
+
+
+def _by_associative_scan(decay: jax.Array, x: jax.Array, start: jax.Array) -> jax.Array:
+    def join(
+        first: tuple[jax.Array, jax.Array], second: tuple[jax.Array, jax.Array]
+    ) -> tuple[jax.Array, jax.Array]:
+        return first[0] * second[0], second[0] * first[1] + second[1]
+
+    faded, own = jax.lax.associative_scan(join, (decay, x), axis=1)
+    return faded * start[:, None] + own
