@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
+from stjax.nn.distance import Distance
 from stjax.nn.dropout import Dropout
 from stjax.nn.past import Moment, Past
 from stjax.nn.pointer import Pointer
 from stjax.nn.request import RequestEmbed
-from stjax.ops import attention, softmax
+from stjax.ops import softmax
+from stjax.ops.near import Near
 
 
-class ItemBias(nn.Module):
-    """One learned number per item: its popularity beyond what the vectors say."""
+@dataclass(frozen=True)
+class Auxiliary:
+    """A categorical item field of the next item, predicted beside the item itself, in training only."""
 
-    @nn.compact
-    def __call__(self, items: int) -> jax.Array:
-        return self.param("bias", nn.initializers.zeros, (items,))
+    field: str
+    """Of the catalogue: category."""
+    weight: float = 0.1
+    """Of its loss beside the item's."""
 
 
 class Retrieval(nn.Module):
@@ -28,16 +34,26 @@ class Retrieval(nn.Module):
     known: the query fields that may be read: "time", "place", names of categorical event fields. What is
       not named here cannot reach the score; it is printed beside every metric.
     pointer: None leaves the plain softmax, for data where nothing is repeated.
+    distance: how far each item is from here, as part of its logit; None for data without places.
+    interests: vectors per user. With more than one the softmax is their mixture, by a learned prior
+      (mixture of softmaxes, Yang et al., ICLR 2018), for users who want several things at once.
+    auxiliary: item fields predicted on the side.
     """
 
     known: tuple[str, ...] = ()
     pointer: Pointer | None = None
+    distance: Distance | None = None
+    interests: int = 1
+    auxiliary: tuple[Auxiliary, ...] = ()
     dropout: float = 0.0
 
     def setup(self) -> None:
+        if self.interests < 1:
+            raise ValueError(f"interests={self.interests} must be at least 1")
         self.request = RequestEmbed()
-        self.output = Output(self.dropout)
+        self.output = Output(self.interests, self.dropout)
         self.bias = ItemBias()
+        self.side = {a.field: Side(name=f"auxiliary_{a.field}") for a in self.auxiliary}
 
     def loss(
         self,
@@ -49,23 +65,29 @@ class Retrieval(nn.Module):
         table: jax.Array,
         catalogue: Catalogue,
         train: bool = False,
-    ) -> tuple[jax.Array, jax.Array]:
-        """Sum over positions of -weight * log p(target), and of weight * the pointer's share.
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Sum over positions of -weight * log p(target), and sums of weight * scalars to log.
 
         u: (B, L, D) requests. target: (B, L) item ids. weight: (B, L). table: (V, D') item vectors.
         Computed in blocks of positions: no (B, L, V) array exists.
         """
-        z = self.output(u, table.shape[1], train)
-        flat = z.reshape(-1, z.shape[-1]), table, self.bias(table.shape[0]), target.reshape(-1)
+        z, prior = self.output(u, table.shape[1], train)
+        near = self._near(u.reshape(-1, u.shape[-1]), now.place.reshape(-1, 2), catalogue)
+        bias, flat, weights = self.bias(table.shape[0]), target.reshape(-1), weight.reshape(-1)
+        z = z.reshape(-1, *z.shape[-2:])
+        side, sums = self._side_losses(u, target, weight, catalogue)
+        if self.pointer is None and self.interests == 1:
+            loss = softmax.catalogue_loss(z[:, 0], table, bias, flat, weights, FIRST, near)
+            return loss + side, sums
+        chosen = self._log_prob(z, prior.reshape(-1, self.interests), table, bias, flat, near)
+        chosen = chosen.reshape(target.shape)
         if self.pointer is None:
-            return softmax.catalogue_loss(*flat, weight.reshape(-1), first=FIRST), jnp.float32(0)
-        chosen = softmax.catalogue_log_prob(*flat, first=FIRST).reshape(target.shape)
-        log_past, gate = self.pointer(u, now, past, catalogue)
-        hit = past.item[:, None, :] == target[:, :, None]
-        copied = attention.masked_logsumexp(log_past, hit & (log_past > attention.NEVER))
+            return -jnp.where(weight > 0, chosen * weight, 0.0).sum() + side, sums
+        copied, gate = self.pointer.log_prob(u, now, past, target, catalogue)
         mixed = jnp.logaddexp(nn.log_sigmoid(-gate) + chosen, nn.log_sigmoid(gate) + copied)
         # Positions of weight 0 may hold padding as their target, whose log-probability is -inf.
-        return -jnp.where(weight > 0, mixed * weight, 0.0).sum(), (nn.sigmoid(gate) * weight).sum()
+        loss = -jnp.where(weight > 0, mixed * weight, 0.0).sum()
+        return loss + side, sums | {"pointer_share": (nn.sigmoid(gate) * weight).sum()}
 
     def scores(
         self, u: jax.Array, now: Moment, past: Past, table: jax.Array, catalogue: Catalogue
@@ -74,24 +96,94 @@ class Retrieval(nn.Module):
 
         u: (B, D), one request a row; now: (B, 1). Returns (B, V).
         """
-        logits = self.output(u, table.shape[1]) @ table.T + self.bias(table.shape[0])
-        candidate = jnp.arange(table.shape[0]) >= FIRST
-        log_p = jax.nn.log_softmax(jnp.where(candidate, logits.astype(jnp.float32), -jnp.inf))
+        z, prior = self.output(u, table.shape[1])
+        near, bias = self._near(u, now.place[:, 0], catalogue), self.bias(table.shape[0])
+        each = [
+            jax.nn.log_softmax(softmax.catalogue_logits(z[:, k], table, bias, FIRST, near))
+            + prior[:, k, None]
+            for k in range(self.interests)
+        ]
+        log_p = each[0] if len(each) == 1 else jax.nn.logsumexp(jnp.stack(each), axis=0)
         if self.pointer is None:
             return log_p
         log_past, gate = self.pointer(u[:, None], now, past, catalogue)
         rows = jnp.arange(u.shape[0])[:, None]
         mass = jnp.zeros_like(log_p).at[rows, past.item].add(jnp.exp(log_past[:, 0]))
         copied = jnp.log(mass) + nn.log_sigmoid(gate)
+        candidate = jnp.arange(table.shape[0]) >= FIRST
         return jnp.where(candidate, jnp.logaddexp(log_p + nn.log_sigmoid(-gate), copied), -jnp.inf)
+
+    def _near(self, u: jax.Array, here: jax.Array, catalogue: Catalogue) -> Near | None:
+        return None if self.distance is None else self.distance(u, here, catalogue.place)
+
+    def _log_prob(
+        self,
+        z: jax.Array,
+        prior: jax.Array,
+        table: jax.Array,
+        bias: jax.Array,
+        target: jax.Array,
+        near: Near | None,
+    ) -> jax.Array:
+        """log p(target) of the mixture: z (N, K, D), prior (N, K) to (N,)."""
+        k = self.interests
+        if near is not None and k > 1:
+            near = near.with_rows(jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), near.rows()))
+        log_p = softmax.catalogue_log_prob(
+            z.reshape(-1, z.shape[-1]), table, bias, jnp.repeat(target, k), FIRST, near
+        )
+        log_p = log_p.reshape(-1, k)
+        if k == 1:
+            return log_p[:, 0]
+        some = jnp.isfinite(log_p)  # -inf at padding, where logsumexp would have no gradient
+        return jnp.where(some[:, 0], jax.nn.logsumexp(jnp.where(some, log_p, 0.0) + prior, axis=-1), -jnp.inf)
+
+    def _side_losses(
+        self, u: jax.Array, target: jax.Array, weight: jax.Array, catalogue: Catalogue
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        total, sums = jnp.float32(0), {}
+        for a in self.auxiliary:
+            if a.field not in catalogue.items.categorical:
+                have = sorted(catalogue.items.categorical)
+                raise ValueError(
+                    f"auxiliary: no categorical item field {a.field!r}; the catalogue has {have}"
+                )
+            value = catalogue.items.categorical[a.field][target]
+            log_p = jax.nn.log_softmax(self.side[a.field](u, catalogue.schema[a.field].size))
+            own = jnp.take_along_axis(log_p, value[..., None], axis=-1)[..., 0]
+            loss = -jnp.where(value >= FIRST, own * weight, 0.0).sum()
+            total, sums[f"{a.field}_loss"] = total + a.weight * loss, loss
+        return total, sums
 
 
 class Output(nn.Module):
-    """From a request to the space of item vectors."""
+    """From a request to vectors in the space of item vectors, and their log-priors."""
 
+    interests: int
     dropout: float
 
     @nn.compact
-    def __call__(self, u: jax.Array, width: int, train: bool = False) -> jax.Array:
+    def __call__(self, u: jax.Array, width: int, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """(..., D) to (..., K, width) and (..., K)."""
         u = Dropout(self.dropout)(nn.LayerNorm(name="norm")(u), train)
-        return nn.Dense(width, name="project")(u)
+        z = nn.Dense(self.interests * width, name="project")(u)
+        z = z.reshape(*u.shape[:-1], self.interests, width)
+        if self.interests == 1:
+            return z, jnp.zeros(z.shape[:-1], u.dtype)
+        return z, jax.nn.log_softmax(nn.Dense(self.interests, name="prior")(u))
+
+
+class ItemBias(nn.Module):
+    """One learned number per item: its popularity beyond what the vectors say."""
+
+    @nn.compact
+    def __call__(self, items: int) -> jax.Array:
+        return self.param("bias", nn.initializers.zeros, (items,))
+
+
+class Side(nn.Module):
+    """Logits of an auxiliary target."""
+
+    @nn.compact
+    def __call__(self, u: jax.Array, size: int) -> jax.Array:
+        return nn.Dense(size, name="project")(nn.LayerNorm(name="norm")(u))

@@ -103,9 +103,9 @@ class Recommender(nn.Module):
         position = jnp.broadcast_to(jnp.arange(events.item.shape[1]), events.item.shape)
         now = _moment(query, past, past.shift(1), position)
         u = self.head.request(h, query, past, catalogue)
-        loss, share = self.head.loss(u, now, past, target.item, batch.weight, table, catalogue, train)
+        loss, sums = self.head.loss(u, now, past, target.item, batch.weight, table, catalogue, train)
         total = jnp.maximum(batch.weight.sum(), 1.0)
-        return loss / total, {"pointer_share": share / total}
+        return loss / total, {name: value / total for name, value in sums.items()}
 
     def scores(self, history: Events, query: Query, catalogue: Catalogue) -> jax.Array:
         """log p(item) after the whole history: (B, L) events and (B,) query to (B, V)."""

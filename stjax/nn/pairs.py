@@ -1,0 +1,127 @@
+"""What a request and each past event have in common, in time, space and order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from stjax.events import FIRST, Catalogue
+from stjax.nn.past import Moment, Past
+from stjax.ops import geo
+from stjax.ops import time as ops
+
+DAY_HARMONICS = 4
+WEEK_HARMONICS = 3
+WAVES = 2 * (DAY_HARMONICS + WEEK_HARMONICS)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Steps:
+    """Past events (B, M), each with the two before it. waves: (B, M, 2 * WAVES), see `waves`."""
+
+    event: Past
+    before: Past
+    earlier: Past
+    waves: Any
+
+    @classmethod
+    def of(cls, past: Past) -> Steps:
+        """The steps of a whole past."""
+        before, earlier = past.shift(1), past.shift(2)
+        previous = jnp.where(before.valid[..., None], waves(before.time + before.utc_offset), 0.0)
+        own = waves(past.time + past.utc_offset)
+        return cls(past, before, earlier, jnp.concatenate([own, previous], axis=-1))
+
+
+def waves(local: jax.Array) -> jax.Array:
+    """Fourier features of day and week, (..., WAVES); the product of those of a and b is cos(a - b)."""
+    day = ops.fourier(local, ops.DAY, DAY_HARMONICS)
+    return jnp.concatenate([day, ops.fourier(local, ops.WEEK, WEEK_HARMONICS)], axis=-1)
+
+
+def weighted_waves(weights: jax.Array, local: jax.Array) -> jax.Array:
+    """Fourier features of now, times one weight for cosine and sine of each harmonic, for an event's own time
+    and for that of the event before it: (..., WAVES) weights -> (..., 2 * WAVES)."""
+    now = waves(local)
+
+    def both(weights: jax.Array) -> jax.Array:
+        day, week = weights[..., :DAY_HARMONICS], weights[..., DAY_HARMONICS:]
+        return jnp.concatenate([day, day, week, week], axis=-1) * now
+
+    return jnp.concatenate([both(w) for w in jnp.split(weights, 2, axis=-1)], axis=-1)
+
+
+def count(decays: tuple[int, ...], near_km: tuple[float, ...]) -> int:
+    """Number of features F of `features`."""
+    return 10 + len(decays) + 2 * len(near_km)
+
+
+def features(
+    now: Moment,
+    steps: Steps,
+    lag: jax.Array,
+    catalogue: Catalogue,
+    kind: str | None,
+    decays: tuple[int, ...],
+    near_km: tuple[float, ...],
+) -> jax.Array:
+    """Pairwise features of the moments (B, Q) and the past events (B, M): (B, Q, F, M) float32.
+
+    lag: (B, Q, M), how many events ago. kind: a categorical item field to compare. decays: seconds tau of
+    exp(-gap / tau). near_km: kilometres s of exp(-distance / s).
+    """
+    past, before, earlier = steps.event, steps.before, steps.earlier
+
+    def pair(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return a[:, :, None], b[:, None]
+
+    gap = ops.elapsed(*pair(now.time, past.time))
+    seconds = gap.astype(jnp.float32)
+    here, there = pair(now.place, past.place)
+    km, near = _closeness(here, there, near_km)
+    _, near_before = _closeness(here, before.place[:, None], near_km)
+    weekend, weekend_then = pair(
+        ops.is_weekend(now.time + now.utc_offset), ops.is_weekend(past.time + past.utc_offset)
+    )
+    item, item_then = pair(now.item, past.item)
+    # Two items that are both unseen need not be one item.
+    same_before = (item == before.item[:, None]) & (item >= FIRST) & before.valid[:, None]
+    same_earlier = (now.item_before[:, :, None] == earlier.item[:, None]) & earlier.valid[:, None]
+    if kind is None or kind not in catalogue.items.categorical:
+        same_kind = same_kind_before = jnp.zeros_like(same_before)
+    else:
+        kinds = catalogue.items.categorical[kind]
+        known = kinds[item] >= FIRST
+        same_kind = known & (kinds[item] == kinds[item_then])
+        same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]
+    ago = jnp.maximum(lag, 0).astype(jnp.float32)
+    rows = [
+        ops.log_gap(gap),
+        *(jnp.exp(seconds * (-1.0 / tau)) for tau in decays),
+        jnp.log1p(ago) * 0.3,
+        weekend == weekend_then,
+        jnp.log1p(km),
+        *near,
+        *near_before,
+        item == item_then,
+        same_before,
+        same_before & same_earlier,
+        same_kind,
+        same_kind_before,
+        1.0 / (1.0 + ago),
+    ]
+    rows = [jnp.broadcast_to(row.astype(jnp.float32), lag.shape) for row in rows]
+    return jax.lax.stop_gradient(jnp.stack(rows, axis=2))
+
+
+def _closeness(
+    here: jax.Array, there: jax.Array, scales: tuple[float, ...]
+) -> tuple[jax.Array, list[jax.Array]]:
+    """Kilometres between places (0 where unknown), and exp(-km / s) for each scale (0 likewise)."""
+    both = geo.known(here) & geo.known(there)
+    km = jnp.where(both, geo.chord_km(geo.fill(here), geo.fill(there)), 0.0)
+    return km, [jnp.where(both, jnp.exp(km * (-1.0 / s)), 0.0) for s in scales]

@@ -1,0 +1,146 @@
+"""The retrieval head's options: distance, several interests, auxiliary targets, the pointer in blocks."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from stjax.events import FIRST, Query
+from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed
+from stjax.nn import pointer as pointer_module
+from stjax.nn.distance import Distance
+from stjax.nn.heads import Auxiliary
+from tests.models import questions, random_batch, random_parameters, run, run_steps
+from tests.strict import strict
+
+pytestmark = strict
+
+B, L, WINDOW = 3, 11, 7
+KNOTS = (0.1, 1.0, 30.0)
+HEADS = {
+    "distance": Retrieval(known=("place",), distance=Distance(KNOTS)),
+    "distance, place unknown": Retrieval(distance=Distance(KNOTS), pointer=Pointer(5, WINDOW)),
+    "interests": Retrieval(known=("time",), interests=3),
+    "everything": Retrieval(
+        known=("time", "place", "scene"),
+        pointer=Pointer(5, WINDOW),
+        distance=Distance(KNOTS),
+        interests=2,
+        auxiliary=(Auxiliary("category", 0.5),),
+    ),
+}
+
+
+def build(head: Retrieval) -> Recommender:
+    return Recommender(
+        items=ItemEmbed(6),
+        encoders={"space": SpaceEmbed(5, scales=3)},
+        fusion=ConcatFusion(8),
+        interest=GRU(),
+        head=head,
+    )
+
+
+def setting(head: Retrieval):
+    model = build(head)
+    batch, catalogue = random_batch(B, L)
+    return model, random_parameters(model, batch, catalogue, method="loss"), batch, catalogue
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_forms_agree_and_the_loss_is_of_the_scores(head: Retrieval) -> None:
+    model, variables, batch, catalogue = setting(head)
+    history, query, _ = questions(batch.events, head.known)
+    whole = run(model, variables, history, query, catalogue, method="scores")
+    np.testing.assert_allclose(jnp.exp(whole).sum(axis=1), 1.0, atol=1e-4)
+    state = run_steps(model, variables, history, catalogue)
+    stepped = run(model, variables, state, query, catalogue, method="answer")
+    some = np.asarray(history.valid.any(axis=1))
+    np.testing.assert_allclose(whole[some][:, FIRST:], stepped[some][:, FIRST:], atol=1e-4)
+    total, events = 0.0, batch.events
+    for stop in range(1, L + 1):
+        prefix = events.replace(valid=events.valid & (jnp.arange(L + 1)[None] < stop))
+        query = Query.of(events[:, stop], head.known)
+        scores = run(model, variables, prefix, query, catalogue, method="scores")
+        log_p = scores[jnp.arange(B), events.item[:, stop]]
+        total += float(jnp.where(batch.weight[:, stop - 1] > 0, log_p, 0.0).sum())
+    loss, logged = run(model, variables, batch, catalogue, method="loss")
+    side = sum(a.weight * float(logged[f"{a.field}_loss"]) for a in head.auxiliary)
+    np.testing.assert_allclose(loss - side, -total / batch.weight.sum(), rtol=1e-4)
+
+
+@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+def test_gradients_are_finite_and_reach_every_parameter(head: Retrieval) -> None:
+    model, variables, batch, catalogue = setting(head)
+    gradients = jax.grad(lambda v: run(model, v, batch, catalogue, method="loss")[0])(variables)
+    for path, g in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(g).all(), path
+        assert (np.asarray(g) != 0).any(), path
+
+
+def test_nearer_items_score_more_where_the_weights_say_so() -> None:
+    model, variables, batch, catalogue = setting(HEADS["distance"])
+    history, query, _ = questions(batch.events, ("place",))
+    query = Query(place=jnp.broadcast_to(jnp.asarray([40.7, -74.0]), (B, 2)))
+    weights = variables["params"]["head"]["distance"]["weights"]
+
+    def answer(slope: float) -> np.ndarray:
+        changed = {"kernel": jnp.zeros_like(weights["kernel"]), "bias": jnp.full((4,), slope).at[0].set(0.0)}
+        head = variables["params"]["head"] | {"distance": {"weights": changed}}
+        changed = {"params": variables["params"] | {"head": head}}
+        return np.asarray(run(model, changed, history, query, catalogue, method="scores"))[:, FIRST:]
+
+    difference = answer(-2.0) - answer(0.0)
+    place = np.asarray(catalogue.place, np.float64)[FIRST:]
+    km = 111.2 * np.hypot(place[:, 0] - 40.7, (place[:, 1] + 74.0) * np.cos(np.radians(40.7)))
+    placed = np.isfinite(km)
+    order = np.argsort(km[placed])
+    assert (np.diff(difference[0][placed][order]) <= 1e-5).all()
+    assert difference[0][placed][order][0] > difference[0][placed][order][-1] + 1
+
+
+def test_an_auxiliary_target_is_the_category_of_the_next_item() -> None:
+    head = Retrieval(auxiliary=(Auxiliary("category", 0.5),))
+    model, variables, batch, catalogue = setting(head)
+    loss, logged = run(model, variables, batch, catalogue, method="loss")
+    plain, none = run(build(Retrieval()), variables, batch, catalogue, method="loss")
+    np.testing.assert_allclose(loss, plain + 0.5 * logged["category_loss"], rtol=1e-5)
+    assert not none
+    others = dict(catalogue.items.categorical) | {"category": jnp.zeros(len(catalogue.place), jnp.int32)}
+    unknown = dataclasses.replace(catalogue, items=dataclasses.replace(catalogue.items, categorical=others))
+    assert float(run(model, variables, batch, unknown, method="loss")[1]["category_loss"]) == 0
+    missing = build(Retrieval(auxiliary=(Auxiliary("colour"),)))
+    with pytest.raises(ValueError, match=r"no categorical item field 'colour'.*category"):
+        missing.apply(variables, batch, catalogue, method="loss")
+
+
+@pytest.mark.parametrize(("block", "unroll"), [(3, 8), (3, 1), (4, 2), (11, 0)])
+def test_the_pointer_in_blocks_is_the_pointer(
+    monkeypatch: pytest.MonkeyPatch, block: int, unroll: int
+) -> None:
+    """Unrolled blocks and the loop give the loss and the gradients of one block."""
+    model, variables, batch, catalogue = setting(HEADS["distance, place unknown"])
+
+    def loss(variables: Any) -> jax.Array:
+        return model.apply(variables, batch, catalogue, method="loss")[0]  # pyright: ignore
+
+    expected = jax.jit(jax.value_and_grad(loss))(variables)
+    monkeypatch.setattr(pointer_module, "BLOCK", block)
+    monkeypatch.setattr(pointer_module, "UNROLL", unroll)
+    found = jax.jit(jax.value_and_grad(lambda v: loss(v)))(variables)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), found, expected)
+
+
+def test_impossible_settings_are_refused() -> None:
+    batch, catalogue = random_batch(B, L)
+    for head, message in (
+        (Retrieval(interests=0), "interests=0 must be at least 1"),
+        (Retrieval(distance=Distance((3.0, 1.0))), r"knots=\(3.0, 1.0\) must be kilometres above 0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            random_parameters(build(head), batch, catalogue, method="loss")
