@@ -26,14 +26,15 @@ def make_store(
     event: Mapping[str, Sequence[Any]] | None = None,
     meta: Mapping[str, Sequence[Any]] | None = None,
     item: Mapping[str, Mapping[Any, Any]] | None = None,
+    user: Mapping[str, Mapping[Any, Any]] | None = None,
 ) -> EventStore:
     """Write a log, given as one list per column, and open it. The log may be in any order.
 
     times: seconds since the schema's epoch. places: (latitude, longitude), NaN where unknown.
-    event, meta: further columns by name; item: attributes by name, {item: value}. The first value
-    that is not None decides the kind: a float is numeric, a list or tuple is a vector, all else is
-    categorical. An item's place is the place of its first event in the log. Ids follow the first
-    occurrence in the log.
+    event, meta: further columns by name; item, user: attributes by name, {item: value}. The first value
+    that is not None decides the kind: a float is numeric, a list or tuple is a vector (multi if it holds
+    texts), all else is categorical. An item's place is the place of its first event in the log. Ids follow
+    the first occurrence in the log.
     """
     user_words, item_words = list(dict.fromkeys(users)), list(dict.fromkeys(items))
     user_ids, item_ids = _ids(users, user_words), _ids(items, item_words)
@@ -55,6 +56,10 @@ def make_store(
     for name, by_item in (item or {}).items():
         values = [None] * FIRST + [by_item.get(word) for word in item_words]
         catalogue[name] = _column(name, "item", values, fields, vocabulary)
+    people: dict[str, np.ndarray] = {}
+    for name, by_user in (user or {}).items():
+        values = [None] * FIRST + [by_user.get(word) for word in user_words]
+        people[name] = _column(name, "user", values, fields, vocabulary)
     return write_store(
         path,
         schema=Schema(
@@ -67,6 +72,7 @@ def make_store(
         offsets=np.searchsorted(np.sort(user_ids), np.arange(len(user_words) + 1) + FIRST),
         columns={name: values[order] for name, values in columns.items()},
         items=catalogue,
+        users=people,
         vocabulary={
             name: pl.Series([str(word) for word in words], dtype=pl.String)
             for name, words in vocabulary.items()
@@ -88,6 +94,12 @@ def _column(
     if isinstance(sample, float):
         fields.append(Field(name, "numeric", role))
         return np.asarray([np.nan if value is None else value for value in values], np.float32)
+    if isinstance(sample, list | tuple) and isinstance(sample[0], str):
+        words = list(dict.fromkeys(word for value in values for word in value or ()))
+        width = max(len(value or ()) for value in values)
+        fields.append(Field(name, "multi", role, len(words) + FIRST, width))
+        vocabulary[name] = words
+        return np.stack([_ids([*(v or ()), *[None] * (width - len(v or ()))], words) for v in values])
     if isinstance(sample, list | tuple):
         fields.append(Field(name, "vector", role, len(sample)))
         missing = [np.nan] * len(sample)

@@ -25,6 +25,8 @@ KNOTS = (0.1, 1.0, 30.0)
 HEADS = {
     "distance": Retrieval(known=("place",), distance=Distance(KNOTS)),
     "distance, place unknown": Retrieval(distance=Distance(KNOTS), pointer=Pointer(5, WINDOW)),
+    "a pointer without time": Retrieval(known=("time",), pointer=Pointer(5, WINDOW, time=False)),
+    "a pointer without space": Retrieval(pointer=Pointer(5, WINDOW, space=False, kind=None)),
     "interests": Retrieval(known=("time",), interests=3),
     "everything": Retrieval(
         known=("time", "place", "scene"),
@@ -144,3 +146,25 @@ def test_impossible_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             random_parameters(build(head), batch, catalogue, method="loss")
+
+
+@pytest.mark.parametrize(("sense", "matters"), [("time", False), ("space", False), ("both", True)])
+def test_a_pointer_reads_only_what_it_may(sense: str, matters: bool) -> None:
+    pointer = Pointer(5, WINDOW, time=sense != "time", space=sense != "space")
+    model = Recommender(
+        items=ItemEmbed(6, place=False),
+        encoders={},
+        fusion=ConcatFusion(8),
+        interest=GRU(),
+        head=Retrieval(pointer=pointer),
+    )
+    batch, catalogue = random_batch(B, L)
+    variables = random_parameters(model, batch, catalogue, method="loss")
+    events = batch.events
+    moved = events.replace(place=events.place + 0.07 * jnp.arange(L + 1)[:, None].astype(jnp.float32))
+    later = events.replace(time=events.time + 3_607 * jnp.arange(L + 1, dtype=jnp.int32))
+    changed = {"time": [later], "space": [moved], "both": [later, moved]}[sense]
+    one = run(model, variables, events, Query(), catalogue, method="scores")[:, FIRST:]
+    for other in changed:
+        two = run(model, variables, other, Query(), catalogue, method="scores")[:, FIRST:]
+        assert (np.abs(one - two).max() > 1e-4) == matters

@@ -75,3 +75,57 @@ def test_causal_mask_is_a_band() -> None:
     mask = np.asarray(attention.causal_mask(6, 3))
     for i in range(6):
         assert np.flatnonzero(mask[i]).tolist() == [j for j in range(6) if 0 <= i - j < 3]
+
+
+def test_attend_silu_is_the_plain_loop() -> None:
+    rng = np.random.default_rng(6)
+    b, lq, lk, heads, d = 2, 3, 5, 2, 7
+    q = rng.normal(size=(b, lq, heads, d)).astype(np.float32)
+    k, v = (rng.normal(size=(b, lk, heads, d)).astype(np.float32) for _ in range(2))
+    mask = rng.random((b, 1, lq, lk)) < 0.5
+    mask[1, 0, 2] = False
+    bias = rng.normal(size=(1, heads, lq, lk)).astype(np.float32)
+    y = np.asarray(attention.attend_silu(q, k, v, mask, bias))
+    for i in range(b):
+        for a in range(lq):
+            for h in range(heads):
+                expected, read = np.zeros(d), np.flatnonzero(mask[i, 0, a])
+                for m in read:
+                    s = q[i, a, h] @ k[i, m, h] + bias[0, h, a, m]
+                    expected += s / (1 + np.exp(-s)) * v[i, m, h] / len(read)
+                np.testing.assert_allclose(y[i, a, h], expected, atol=1e-5)
+
+
+def test_lag_bias_reads_the_table_in_every_kind_of_tile() -> None:
+    """A tile of traced lags, values and gradient, against indexing; also beyond both ends of the table."""
+    rng = np.random.default_rng(7)
+    window = 7
+    table = jnp.asarray(rng.normal(size=(2, window)), jnp.float32)
+    for first, rows, columns in ((0, 5, 5), (5, 5, 5), (10, 5, 5), (6, 1, 7), (4, 3, 6), (0, 1, 1)):
+        lag = first + np.arange(rows)[:, None] - np.arange(columns)[None, :]
+        inside = (lag >= 0) & (lag < window)
+        g = rng.normal(size=(2, rows, columns)).astype(np.float32)
+        y, pull = jax.vjp(lambda t, lag=lag: attention.lag_bias(t, jnp.asarray(lag, jnp.int32)), table)
+        indexed = np.asarray(table)[:, np.clip(lag, 0, window - 1)]
+        np.testing.assert_array_equal(y, np.where(inside, indexed, 0))
+        expected = [[g[h][lag == n].sum() for n in range(window)] for h in range(2)]
+        np.testing.assert_allclose(pull(jnp.asarray(g))[0], expected, atol=1e-5)
+        np.testing.assert_array_equal(attention.lag_bias(table, lag), indexed)
+
+
+def test_distance_buckets_are_powers_of_two() -> None:
+    km = np.array([0.0, 1e-6, 0.0624, 0.0625, 0.99, 1.0, 1.99, 2.0, 700.0, 12_000.0, -1.0], np.float32)
+    expected = [0, 0, 0, 1, 4, 5, 5, 6, 14, 15, 16]
+    assert np.asarray(attention.distance_bucket(jnp.asarray(km), 16)).tolist() == expected
+
+
+def test_bucket_and_decay_biases_are_the_plain_loop() -> None:
+    rng = np.random.default_rng(8)
+    table, bucket = rng.normal(size=(2, 5)).astype(np.float32), rng.integers(0, 5, (3, 4, 6)).astype(np.int32)
+    y = np.asarray(attention.bucket_bias(jnp.asarray(table), jnp.asarray(bucket)))
+    x = rng.uniform(0, 1e5, (3, 4, 6)).astype(np.float32)
+    weight, scale = np.array([0.5, 2.0], np.float32), np.array([60.0, 3_600.0], np.float32)
+    decay = np.asarray(attention.decay_bias(jnp.asarray(weight), jnp.asarray(scale), jnp.asarray(x)))
+    for i, h, a, m in np.ndindex(3, 2, 4, 6):
+        assert y[i, h, a, m] == table[h, bucket[i, a, m]]
+        assert abs(decay[i, h, a, m] + weight[h] * np.log(1 + x[i, a, m] / scale[h])) < 1e-4

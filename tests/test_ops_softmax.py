@@ -88,3 +88,30 @@ def test_no_array_of_positions_by_items_exists() -> None:
     )
     memory = compiled.memory_analysis()
     assert memory is not None and memory.temp_size_in_bytes < n * v * 4 / 3
+
+
+def test_loss_of_a_mixture_and_its_gradients() -> None:
+    """-log(share * softmax + other), with positions whose share or other is next to nothing."""
+    k = jax.random.split(jax.random.key(8), 7)
+    h, table = jax.random.normal(k[0], (13, 5)), jax.random.normal(k[1], (19, 5))
+    bias, target = jax.random.normal(k[2], (19,)), jax.random.randint(k[3], (13,), 2, 19)
+    weight = jax.random.uniform(k[4], (13,)).at[4].set(0.0)
+    share = jax.random.normal(k[5], (13,)).at[6].set(-30.0)
+    other = jax.random.normal(k[6], (13,)).at[7].set(-(2.0**100))
+
+    def expected(h, table, bias, share, other):
+        mixed = jnp.logaddexp(share + plain(h, table, bias, target, 2), other)
+        return -3.0 * jnp.vdot(mixed, weight)
+
+    def found(h, table, bias, share, other):
+        of_padding = target.at[4].set(0)  # its weight is 0
+        loss = softmax.catalogue_loss(h, table, bias, of_padding, weight, 2, None, (share, other))
+        return 3.0 * loss
+
+    args = (h, table, bias, share, other)
+    one, other_ = (jax.value_and_grad(f, tuple(range(5)))(*args) for f in (found, expected))
+    np.testing.assert_allclose(one[0], other_[0], rtol=1e-5)
+    for a, b in zip(one[1], other_[1], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    # Without a gradient the plain path runs: the same value.
+    np.testing.assert_allclose(found(*args), one[0], rtol=1e-5)

@@ -21,8 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stjax.data.encode import first_of_each
 from stjax.data.log import LogColumns
-from stjax.data.prepare import first_of_each, prepare
+from stjax.data.prepare import prepare
 from stjax.data.rows import below_minimum, in_order
 from stjax.events import FIRST
 from tests.logs import UTC, simple, text_of, unix, utc

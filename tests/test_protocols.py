@@ -19,6 +19,7 @@ from stjax.data.protocols import (
     VALID,
     GlobalTemporal,
     LeaveOneOut,
+    NextInTrip,
     ProtocolError,
     TrajectoryLast,
 )
@@ -151,7 +152,9 @@ def test_trajectory_last(tmp_path, seed, shortest):
     assert set_aside == len(dropped)
 
 
-@pytest.mark.parametrize("protocol", [LeaveOneOut(), GlobalTemporal(), TrajectoryLast()])
+@pytest.mark.parametrize(
+    "protocol", [LeaveOneOut(), GlobalTemporal(), TrajectoryLast(), NextInTrip("trajectory")]
+)
 def test_every_target_has_an_earlier_event_and_sizes_add_up(tmp_path, protocol):
     store, _, _ = open_log(tmp_path, random_log(3))
     split = protocol(store)
@@ -161,6 +164,60 @@ def test_every_target_has_an_earlier_event_and_sizes_add_up(tmp_path, protocol):
     sizes = ("train_rows", "valid_targets", "test_targets", "history_rows")
     assert sum(split.notes[name] for name in sizes) == len(store)
     assert split.name == protocol.name
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_next_in_trip(tmp_path, seed):
+    log = random_log(seed)
+    store, by_user, order = open_log(tmp_path, log)
+    trips = defaultdict(list)
+    for user, rows in by_user.items():
+        for k in rows:
+            if log["trajectory"][k] is not None:
+                trips[user, log["trajectory"][k]].append(k)
+    protocol = NextInTrip("trajectory", valid=0.3, test=0.2)
+    if not trips:
+        with pytest.raises(ProtocolError, match="no row has a 'trajectory'"):
+            protocol(store)
+        return
+    starts = sorted(log["times"][rows[0]] for rows in trips.values())
+    in_test, in_valid = max(1, round(len(starts) * 0.2)), max(1, round(len(starts) * 0.3))
+    test_from = starts[len(starts) - in_test]
+    valid_from = starts[max(0, len(starts) - in_test - in_valid)]
+
+    def part(time: int) -> int:
+        return TEST if time >= test_from else VALID if time >= valid_from else TRAIN
+
+    expected = {k: HISTORY if part(log["times"][k]) else TRAIN for k in order}
+    for rows in trips.values():
+        for place, k in enumerate(rows):
+            own = part(log["times"][rows[0]])
+            opens = place == 0 and own != TRAIN
+            expected[k] = own if own == part(log["times"][k]) and not opens else HISTORY
+    split = protocol(store)
+    assert split.label.tolist() == [expected[k] for k in order]
+    assert split.notes["trips"] == len(trips)
+    assert split.notes["rows_without_trip"] == log["trajectory"].count(None)
+    # nothing that trains is later than a target, nor is a validation target later than one of the test
+    times = {word: [log["times"][k] for k in order if expected[k] == word] for word in (TRAIN, VALID, TEST)}
+    for earlier, later in ((TRAIN, VALID), (TRAIN, TEST), (VALID, TEST)):
+        assert not times[earlier] or not times[later] or max(times[earlier]) < min(times[later])
+
+
+def test_a_trip_that_passes_a_boundary_is_only_read_from_there_on(tmp_path):
+    """User u's first trip goes on while w's, the first of the validation part, has begun."""
+    users, trips = list("uuuuwwwvvzz"), list("aaabccceeff")
+    times = [1, 2, 11, 30, 10, 11, 12, 20, 21, 3, 4]
+    store = make_store(tmp_path / "s", users, list("pqrpqrpqrpq"), times, meta={"trip": trips})
+    split = NextInTrip(valid=0.2, test=0.4)(store)
+    u = [TRAIN, TRAIN, HISTORY, HISTORY]
+    assert split.label.tolist() == [*u, HISTORY, VALID, VALID, HISTORY, TEST, TRAIN, TRAIN]
+    assert split.notes["rows_past_a_boundary"] == 1
+    assert split.notes["valid_from"] == "1970-01-05T00:00:10+00:00"
+    with pytest.raises(ProtocolError, match=r"NextInTrip valid=0\.5 and test=0\.5.*sum below 1"):
+        NextInTrip(valid=0.5, test=0.5)
+    with pytest.raises(ProtocolError, match=r"'journey', only \['trip'\], and NextInTrip"):
+        NextInTrip("journey")(store)
 
 
 def test_a_trajectory_of_one_has_nothing_to_read():
@@ -213,3 +270,6 @@ def test_an_item_field_is_not_a_trajectory(tmp_path):
     store = make_store(tmp_path / "s", ["u", "u"], ["a", "b"], [1, 2], item=fields)
     with pytest.raises(ProtocolError, match="'split'"):
         TrajectoryLast(trajectory="split")(store)
+    store = make_store(tmp_path / "t", ["u", "u"], ["a", "b"], [1, 2], user={"split": {"u": "train"}})
+    with pytest.raises(ProtocolError, match="'split'"):
+        NextInTrip("split")(store)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import hashlib
 import os
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
+import polars as pl
 import pytest
 
 from stjax.data import download, sources
@@ -24,10 +27,11 @@ from stjax.data.sources import (
     Quickstart,
     StoreFolder,
     SyntheticCity,
+    TripBuilder,
 )
 from stjax.data.store import EventStore, StoreError
 from stjax.errors import UserError
-from stjax.events import MISSING
+from stjax.events import FIRST, MISSING, Field
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("STJAX_DATA") or ROOT.parent / "shared" / "data")
@@ -51,7 +55,7 @@ def _texts(store: EventStore, name: str) -> np.ndarray:
     """A categorical column as text, "" where missing."""
     words = np.array(["", "", *store.vocabulary(name).to_list()], object)
     role = store.schema[name].role if name not in ("user", "item") else "event"
-    return words[(store.items if role == "item" else store.columns)[name]]
+    return words[{"item": store.items, "user": store.user_fields}.get(role, store.columns)[name]]
 
 
 def test_foursquare_nyc_has_the_published_rows() -> None:
@@ -98,6 +102,57 @@ def test_movielens_100k_has_the_published_rows() -> None:
     assert set(store.vocabulary("genre")).isdisjoint({"unknown", ""})
     assert all(len(year) == 4 for year in store.vocabulary("year"))
     assert (store.items["year"] == MISSING).sum() == 2 + 2  # two bad years, and the rows 0 and 1
+    assert store.schema["genres"] == Field("genres", "multi", "item", 18 + FIRST, width=6)
+    assert [*_texts(store, "genres")[film]] == ["Animation", "Children's", "Comedy", "", "", ""]
+    first = 2 + store.vocabulary("user").to_list().index("1")
+    assert store.user_fields["age"][first] == 24
+    assert (_texts(store, "gender")[first], _texts(store, "occupation")[first]) == ("M", "technician")
+    genders, counts = np.unique(_texts(store, "gender")[2:].astype(str), return_counts=True)
+    assert dict(zip(genders, counts, strict=True)) == {"F": 273, "M": 670}
+    assert store.schema["occupation"].size == 21 + FIRST
+
+
+@pytest.mark.parametrize(
+    ("city", "visits", "users", "sights", "wrong", "gap"),
+    [("florence", 43_861, 7_041, 833, 18, 6), ("pisa", 7_040, 1_820, 110, 1, 3)],
+)
+def test_tripbuilder_has_the_published_rows_and_trips(
+    city: Literal["florence", "pisa"], visits: int, users: int, sights: int, wrong: int, gap: int
+) -> None:
+    folder = _data("tripbuilder")
+    store = TripBuilder(city, trip_gap_hours=gap).open()
+    assert store.quality["rows"] == {"read": visits, "kept": visits - wrong, "dropped": wrong}
+    assert store.quality["dropped"]["time out of range"] == wrong
+    assert (len(store.vocabulary("item")), store.schema.place) == (sights, True)
+    raw = pl.read_csv(f"{folder}/{city}_visits.csv.gz")
+    assert raw["user_id"].n_unique() == users
+    # the published trips, in the store's order of users (by text) and times
+    raw = raw.filter(pl.from_epoch("t_first").dt.year().is_between(2001, 2013))
+    raw = raw.sort(pl.col("user_id").cast(pl.String), "t_first", maintain_order=True)
+    np.testing.assert_array_equal(store.columns["time"] + store.schema.epoch, raw["t_first"])
+    np.testing.assert_array_equal(store.columns["stay"], raw["t_last"] - raw["t_first"])
+    pairs = zip(store.columns["trip"].tolist(), raw["trajectory_id"], strict=True)
+    assert len(set(pairs)) == raw["trajectory_id"].n_unique() == np.unique(store.columns["trip"]).size
+    hours = (store.columns["time"] + store.columns.get("utc_offset", 0)) // 3600 % 24
+    assert np.bincount(hours).argmin() == {"pisa": 2, "florence": 5}[city]
+
+
+def test_tripbuilder_cuts_trips_at_gaps(tmp_path: Path) -> None:
+    """Invented visits, out of order: the gap runs from the last photo before to the first after."""
+    visits = [(1, "a", 7_200, 7_300), (1, "b", 0, 3_600), (2, "a", 0, 0), (1, "a", 10_901, 10_901)]
+    rows = [f"pisa,{u},0,{p},1,{1_200_000_000 + t},{1_200_000_000 + e}" for u, p, t, e in visits]
+    with gzip.open(tmp_path / "pisa_visits.csv.gz", "wt") as file:
+        file.write("city,user_id,trajectory_id,poi_id,n_photos,t_first,t_last\n" + "\n".join(rows))
+    with gzip.open(tmp_path / "pisa_pois.csv.gz", "wt") as file:
+        file.write("city,poi_id,names,lat,lon,typical_visit_s,categories\n")
+        file.write("pisa,a,A,43.7,10.4,60.0,towers;bells\npisa,b,B,43.8,10.5,60.0,bridges\n")
+    store = TripBuilder("pisa", trip_gap_hours=1.0002, folder=str(tmp_path)).open()
+    assert [*_texts(store, "item")] == ["b", "a", "a", "a"]
+    trip = store.columns["trip"].tolist()
+    assert trip[0] == trip[1] and len({trip[0], trip[2], trip[3]}) == 3  # 3,600 s, then 3,601 s
+    assert [*_texts(store, "categories")[2]] == ["towers", "bells"]
+    assert set(store.columns["utc_offset"].tolist()) == {-10_800}
+    assert store.schema["trip"].role == "meta"
 
 
 def test_quickstart_reads_the_sample_inside_the_wheel(
@@ -198,7 +253,7 @@ def test_no_download_names_the_offline_alternative(
     assert not [*(cache / "stores").iterdir()]
 
 
-@pytest.mark.parametrize("source", [FoursquareNYC, MovieLens100K])
+@pytest.mark.parametrize("source", [FoursquareNYC, MovieLens100K, TripBuilder])
 def test_absent_data_names_the_folder_and_the_variable(
     source: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,7 +262,7 @@ def test_absent_data_names_the_folder_and_the_variable(
         source().open()
     assert str(tmp_path / "nowhere") in str(error.value)
     with pytest.raises(SourceError, match="elsewhere"):
-        source(str(tmp_path / "elsewhere")).open()
+        source(folder=str(tmp_path / "elsewhere")).open()
 
 
 def test_own_log_is_prepared_once_until_it_changes(tmp_path: Path, cache: Path) -> None:

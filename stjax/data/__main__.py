@@ -32,6 +32,11 @@ class Prepare:
     columns: Annotated[LogColumns, tyro.conf.arg(name="")] = field(default_factory=LogColumns)
     schema: Path | None = None
     """TOML or JSON file with names of columns; options on the command line come before it."""
+    items: Path | None = None
+    """Table of items, of the same kinds: the log's column of item ids, and item fields. Fields that it has
+    are read there, the others in the log."""
+    users: Path | None = None
+    """Table of users: the same for user fields."""
     min_user_events: int = 1
     """Drop users with fewer events."""
     min_item_events: int = 1
@@ -68,7 +73,8 @@ class Show:
             if name in store.columns:
                 table.add_row(name, "seconds" if name == "utc_offset" else "degrees", "event")
         for f in store.schema.fields:
-            table.add_row(f.name, f.kind, f.role, f"{f.size:,}")
+            width = f", up to {f.width} each" if f.kind == "multi" else ""
+            table.add_row(f.name, f.kind, f.role, f"{f.size:,}{width}")
         console.print(table)
         console.print(quality.show(store.quality))
 

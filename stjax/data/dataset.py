@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from stjax.data.protocols import PARTS, TRAIN, ProtocolError, Split
 from stjax.data.store import EventStore
 from stjax.data.windows import concatenated_runs, take_runs
 from stjax.errors import UserError
-from stjax.events import FIRST, UNSEEN, Attributes, Catalogue, Events, Question, Schema
+from stjax.events import FIRST, MISSING, UNSEEN, Attributes, Catalogue, Events, Question, Schema
 
 CHUNK = 1 << 22  # rows per step of a pass over a whole column
 
@@ -23,8 +23,8 @@ class Dataset:
     """A store seen through a protocol. Raises ProtocolError where nothing is left to train on.
 
     schema: train-only sizes; meta fields are left out. remap: per vocabulary, int32 array from the
-    store's ids to train ids; values without an occurrence in training become UNSEEN. An item
-    field's vocabulary holds the values of the items that training has seen. train_rows: int64,
+    store's ids to train ids; values without an occurrence in training become UNSEEN. An item or user
+    field's vocabulary holds the values of the items or users that training has seen. train_rows: int64,
     sorted by user and time.
     train_bounds: int64 (U+1,), the k-th user's part of train_rows. notes: counts by cause.
     """
@@ -60,25 +60,36 @@ class Dataset:
 
     @functools.cached_property
     def catalogue(self) -> Catalogue:
-        """What is known of the items that training has seen, by train id."""
-        known = np.flatnonzero(self.remap["item"] >= FIRST)
-
-        def rows(name: str, missing: Any) -> np.ndarray:
-            column = self.store.items[name]
-            head = np.full((FIRST, *column.shape[1:]), missing, column.dtype)
-            return np.concatenate([head, column[known]])
-
+        """What is known of the items and users that training has seen, by train id."""
         no_place = np.full((self.schema.items, 2), np.nan, np.float32)
-        select = functools.partial(self.schema.select, "item")
         return Catalogue(
-            place=rows("place", np.nan) if "place" in self.store.items else no_place,
+            place=self._rows("item", "place", np.nan) if "place" in self.store.items else no_place,
             schema=self.schema,
-            items=Attributes(
-                categorical={f.name: self.remap[f.name][rows(f.name, 0)] for f in select("categorical")},
-                numeric={f.name: rows(f.name, np.nan) for f in select("numeric")},
-                vector={f.name: rows(f.name, np.nan) for f in select("vector")},
-            ),
+            items=self._attributes("item"),
+            users=self._attributes("user"),
         )
+
+    def _attributes(self, role: Literal["item", "user"]) -> Attributes:
+        """The fields of items or users that training has seen, by train id."""
+
+        def select(kind: str) -> list[str]:
+            return [f.name for f in self.schema.select(role, kind)]
+
+        return Attributes(
+            categorical={n: self.remap[n][self._rows(role, n, MISSING)] for n in select("categorical")},
+            multi={n: self.remap[n][self._rows(role, n, MISSING)] for n in select("multi")},
+            numeric={n: self._rows(role, n, np.nan) for n in select("numeric")},
+            vector={n: self._rows(role, n, np.nan) for n in select("vector")},
+        )
+
+    def _rows(self, role: Literal["item", "user"], name: str, missing: float) -> np.ndarray:
+        """One of their columns, with `missing` for PADDING and UNSEEN."""
+        column = self._own(role)[name]
+        head = np.full((FIRST, *column.shape[1:]), missing, column.dtype)
+        return np.concatenate([head, column[self.remap[role] >= FIRST]])
+
+    def _own(self, role: Literal["item", "user"]) -> Mapping[str, np.ndarray]:
+        return self.store.items if role == "item" else self.store.user_fields
 
     def gather(self, rows: np.ndarray, valid: np.ndarray) -> Events:
         """The events of `rows`, int64 (B, L), where `valid`, bool (B, L); elsewhere padding.
@@ -195,11 +206,12 @@ class Dataset:
         sizes = {"item": schema.items, "user": schema.users}
         sizes |= {f.name: f.size for f in schema.select("event", "categorical")}
         remap = {name: _renumber(self._in_training(name, size)) for name, size in sizes.items()}
-        known = np.flatnonzero(remap["item"] >= FIRST)
-        for f in schema.select("item", "categorical"):
-            occurs = np.zeros(f.size, bool)
-            occurs[self.store.items[f.name][known]] = True
-            remap[f.name] = _renumber(occurs)
+        roles: tuple[Literal["item", "user"], ...] = ("item", "user")
+        for role in roles:
+            for f in schema.select(role, "categorical") + schema.select(role, "multi"):
+                occurs = np.zeros(f.size, bool)
+                occurs[self._own(role)[f.name][remap[role] >= FIRST]] = True
+                remap[f.name] = _renumber(occurs)
         return remap
 
     def _in_training(self, name: str, size: int) -> np.ndarray:

@@ -8,6 +8,7 @@ import os
 import tomllib
 import types
 import typing
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,23 @@ class LogColumns:
     """Fields of the item that are text. The catalogue keeps each item's first value that is not missing."""
     item_numeric: tuple[str, ...] = ()
     """Fields of the item that are numbers."""
+    item_multi: tuple[str, ...] = ()
+    """Fields of the item with several values: genres, tags. A text of values with `separator` between them,
+    or a Parquet list of texts."""
+    item_vector: tuple[str, ...] = ()
+    """Fields of the item that are vectors: Parquet lists of numbers, in the table of items only."""
+    user_categorical: tuple[str, ...] = ()
+    """Fields of the user that are text, kept as those of the item are."""
+    user_numeric: tuple[str, ...] = ()
+    """Fields of the user that are numbers."""
+    user_multi: tuple[str, ...] = ()
+    """Fields of the user with several values."""
+    user_vector: tuple[str, ...] = ()
+    """Fields of the user that are vectors, in the table of users only."""
+    separator: str = "|"
+    """What stands between the values of one text; values are stripped, empty and repeated ones dropped."""
+    multi_width: int = 16
+    """Values that a field with several values keeps of each text; the rest is dropped and counted."""
     meta: tuple[str, ...] = ()
     """Text columns that protocols read and models never see."""
     missing: tuple[str, ...] = ()
@@ -66,6 +84,10 @@ class LogColumns:
             raise LogError("give both latitude and longitude, or neither")
         if isinstance(self.utc_offset, int) and abs(self.utc_offset) >= 86_400:
             raise LogError(f"utc_offset={self.utc_offset} is not below 86400 seconds in size")
+        if not self.separator:
+            raise LogError("separator is empty: give the text that stands between values")
+        if self.multi_width < 1:
+            raise LogError(f"multi_width={self.multi_width} must be at least 1")
         fields = self.fields
         if twice := sorted({name for name in fields if fields.count(name) > 1}):
             raise LogError(f"column {twice} has two roles; give each field one")
@@ -76,15 +98,65 @@ class LogColumns:
                 raise LogError(f"field {name!r} cannot be a file name in the store: rename it")
 
     @property
+    def item_fields(self) -> tuple[str, ...]:
+        """Names of the item's fields."""
+        return self.item_categorical + self.item_numeric + self.item_multi + self.item_vector
+
+    @property
+    def user_fields(self) -> tuple[str, ...]:
+        """Names of the user's fields."""
+        return self.user_categorical + self.user_numeric + self.user_multi + self.user_vector
+
+    @property
     def fields(self) -> tuple[str, ...]:
-        """Names of all event, item and meta fields."""
-        item = self.item_categorical + self.item_numeric
-        return self.categorical + self.numeric + item + self.meta
+        """Names of all event, item, user and meta fields."""
+        return self.categorical + self.numeric + self.item_fields + self.user_fields + self.meta
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The fields that have a vocabulary."""
-        return self.categorical + self.item_categorical + self.meta
+        return self.categorical + self.item_categorical + self.user_categorical + self.multi + self.meta
+
+    @property
+    def numbers(self) -> tuple[str, ...]:
+        """The fields that are numbers."""
+        return self.numeric + self.item_numeric + self.user_numeric
+
+    @property
+    def multi(self) -> tuple[str, ...]:
+        """The fields with several values."""
+        return self.item_multi + self.user_multi
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """The fields that are vectors."""
+        return self.item_vector + self.user_vector
+
+    def role(self, name: str) -> Literal["event", "item", "user", "meta"]:
+        """Whose field it is."""
+        if name in self.item_fields:
+            return "item"
+        if name in self.user_fields:
+            return "user"
+        return "meta" if name in self.meta else "event"
+
+    def kind(self, name: str) -> Literal["categorical", "multi", "numeric", "vector"]:
+        """What its values are."""
+        if name in self.multi:
+            return "multi"
+        if name in self.vectors:
+            return "vector"
+        return "numeric" if name in self.numbers else "categorical"
+
+    def only(self, names: Collection[str]) -> LogColumns:
+        """The same with no other fields than these."""
+        groups = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "missing"}
+        kept = {
+            key: tuple(name for name in group if name in names)
+            for key, group in groups.items()
+            if isinstance(group, tuple)
+        }
+        return dataclasses.replace(self, **kept)
 
     @property
     def needed(self) -> dict[str, str]:

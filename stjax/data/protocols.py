@@ -53,7 +53,7 @@ class Split:
 
 
 class Protocol(StructuralType):
-    """What `LeaveOneOut`, `GlobalTemporal` and `TrajectoryLast` have in common."""
+    """What `LeaveOneOut`, `GlobalTemporal`, `TrajectoryLast` and `NextInTrip` have in common."""
 
     @property
     def name(self) -> str: ...
@@ -101,14 +101,7 @@ class GlobalTemporal:
     test: float = 0.1
 
     def __post_init__(self) -> None:
-        for name, value in (("valid", self.valid), ("test", self.test)):
-            if not 0 < value < 1:
-                raise ProtocolError(f"GlobalTemporal {name}={value}: choose a fraction between 0 and 1")
-        if not self.valid + self.test < 1:
-            raise ProtocolError(
-                f"GlobalTemporal valid={self.valid} and test={self.test} leave no training part: "
-                "choose fractions with a sum below 1"
-            )
+        _check_fractions("GlobalTemporal", self.valid, self.test)
 
     @property
     def name(self) -> str:
@@ -119,18 +112,14 @@ class GlobalTemporal:
         if not len(store):
             raise ProtocolError(f"{store.path} holds no events: nothing can be split by time")
         time = np.asarray(store.columns["time"])
-        test_rank = len(time) - max(1, round(self.test * len(time)))
-        valid_rank = max(0, test_rank - max(1, round(self.valid * len(time))))
-        ordered = np.partition(time, (valid_rank, test_rank))
-        boundaries = ordered[[valid_rank, test_rank]]
+        boundaries = _boundaries(time, self.valid, self.test)
         label = np.searchsorted(boundaries, time, side="right").astype(np.int8)
         first = store.offsets[:-1]
         late = first[label[first] != TRAIN]
         label[late] = HISTORY
-        starts = [datetime.fromtimestamp(int(t) + store.schema.epoch, UTC).isoformat() for t in boundaries]
         notes = {
-            "valid_from": starts[0],
-            "test_from": starts[1],
+            "valid_from": _iso(store, boundaries[0]),
+            "test_from": _iso(store, boundaries[1]),
             "first_events_not_targets": len(late),
         }
         return Split(label, self.name, notes | _sizes(label))
@@ -169,7 +158,7 @@ class TrajectoryLast:
 
     def __call__(self, store: EventStore) -> Split:
         """Label every row. Raises ProtocolError for a missing column or an unknown split text."""
-        trajectory, words = _ids(store, self.trajectory), _ids(store, self.split)
+        trajectory, words = (_ids(store, n, "TrajectoryLast") for n in (self.trajectory, self.split))
         part = self._word_labels(store)[words]
         item, user = np.asarray(store.columns["item"]), np.asarray(store.columns["user"])
         held = np.flatnonzero((part == VALID) | (part == TEST))
@@ -212,12 +201,89 @@ class TrajectoryLast:
         return np.asarray([HISTORY] * FIRST + [SPLIT_WORDS[word] for word in words], np.int8)
 
 
-def _ids(store: EventStore, name: str) -> np.ndarray:
-    kinds = {f.name: f.kind for f in store.schema.fields if f.role != "item"}
+@dataclass(frozen=True)
+class NextInTrip:
+    """Every visit of a held-out trip but its first is a target; the last trips by their start are held out.
+
+    Of all trips, ordered by when they start, the last `test` are TEST and the `valid` before them VALID:
+    the fractions fix two boundary times, at which trips belong to the later part. The first visit of a
+    held-out trip has no trip yet to be predicted from: HISTORY. So are the visits of an earlier trip that
+    goes on past a boundary, so that nothing is trained on, or selected on, that is later than the targets
+    to come. Targets may read all earlier events of the user, in and before the trip.
+    trip: name of a meta field; rows without one are TRAIN or HISTORY by their own time.
+    valid, test: fractions in (0, 1), with a sum below 1; ProtocolError otherwise.
+    """
+
+    trip: str = "trip"
+    valid: float = 0.1
+    test: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_fractions("NextInTrip", self.valid, self.test)
+
+    @property
+    def name(self) -> str:
+        return f"next-in-trip({self.trip}, valid={self.valid:g}, test={self.test:g})"
+
+    def __call__(self, store: EventStore) -> Split:
+        """Label every row. Raises ProtocolError for a missing column and for a log without trips."""
+        trip, user = _ids(store, self.trip, "NextInTrip"), np.asarray(store.columns["user"])
+        time = np.asarray(store.columns["time"])
+        whole = trip != MISSING
+        # A trip is of one user; rows are in the order of time within each.
+        key = user.astype(np.int64)[whole] * store.schema[self.trip].size + trip[whole]
+        _, first, of_row = np.unique(key, return_index=True, return_inverse=True)
+        starts = time[whole][first]
+        if not len(starts):
+            raise ProtocolError(f"{store.path}: no row has a {self.trip!r}: nothing can be split by trips")
+        boundaries = _boundaries(starts, self.valid, self.test)
+        by_time = np.searchsorted(boundaries, time, side="right")
+        part = by_time.copy()
+        part[whole] = np.searchsorted(boundaries, starts, side="right")[of_row]
+        label = np.where(by_time == part, part, HISTORY).astype(np.int8)
+        label[~whole & (part != TRAIN)] = HISTORY
+        opening = np.zeros(len(store), bool)
+        opening[np.flatnonzero(whole)[first]] = True
+        label[opening & (part != TRAIN)] = HISTORY
+        notes = {
+            "trips": len(starts),
+            "valid_from": _iso(store, boundaries[0]),
+            "test_from": _iso(store, boundaries[1]),
+            "rows_past_a_boundary": int((by_time != part).sum()),
+            "first_visits_not_targets": int((opening & (part != TRAIN)).sum()),
+            "rows_without_trip": int((~whole).sum()),
+        }
+        return Split(label, self.name, notes | _sizes(label))
+
+
+def _check_fractions(protocol: str, valid: float, test: float) -> None:
+    for name, value in (("valid", valid), ("test", test)):
+        if not 0 < value < 1:
+            raise ProtocolError(f"{protocol} {name}={value}: choose a fraction between 0 and 1")
+    if not valid + test < 1:
+        raise ProtocolError(
+            f"{protocol} valid={valid} and test={test} leave no training part: "
+            "choose fractions with a sum below 1"
+        )
+
+
+def _boundaries(time: np.ndarray, valid: float, test: float) -> np.ndarray:
+    """First times of the VALID and of the TEST part."""
+    test_rank = len(time) - max(1, round(test * len(time)))
+    valid_rank = max(0, test_rank - max(1, round(valid * len(time))))
+    return np.partition(time, (valid_rank, test_rank))[[valid_rank, test_rank]]
+
+
+def _iso(store: EventStore, second: int) -> str:
+    return datetime.fromtimestamp(int(second) + store.schema.epoch, UTC).isoformat()
+
+
+def _ids(store: EventStore, name: str, protocol: str) -> np.ndarray:
+    kinds = {f.name: f.kind for f in store.schema.fields if f.name in store.columns}
     if kinds.get(name) != "categorical":
         there = [column for column, kind in kinds.items() if kind == "categorical"]
         raise ProtocolError(
-            f"{store.path} has no categorical column {name!r}, only {there}, and TrajectoryLast "
+            f"{store.path} has no categorical column {name!r}, only {there}, and {protocol} "
             "needs it: prepare the log again with this column as a meta field, or name another"
         )
     return np.asarray(store.columns[name])

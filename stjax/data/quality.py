@@ -10,34 +10,26 @@ import numpy as np
 from rich.table import Table as RichTable
 
 from stjax.data.clean import Table
+from stjax.data.encode import Encoded
 from stjax.data.log import LogColumns
-from stjax.data.rows import Rows
-from stjax.events import FIRST, MISSING, Schema
+from stjax.data.rows import Rows, first_rows
+from stjax.events import FIRST, MISSING
 
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-def report(
-    table: Table,
-    columns: LogColumns,
-    rows: Rows,
-    schema: Schema,
-    offsets: np.ndarray,
-    events: Mapping[str, np.ndarray],
-    items: Mapping[str, np.ndarray],
-) -> dict[str, Any]:
+def report(table: Table, columns: LogColumns, rows: Rows, encoded: Encoded) -> dict[str, Any]:
     """The report as plain values for JSON. rows.read = rows.kept + the sum of `dropped`, always.
 
-    repaired counts kept rows. missing: the share of kept events, and of items for item fields. ties:
-    events at the same second as the user's previous one. examples: up to three row numbers of the log
-    by cause, from 1 after the header.
+    repaired counts kept rows. missing: the share of kept events, and of items and users for their fields.
+    ties: events at the same second as the user's previous one. examples: up to three row numbers of the
+    log by cause, from 1 after the header. tables: counts of rows of the tables of items and of users.
     """
+    events, schema = encoded.columns, encoded.schema
     kept, time, user = int(rows.keep.sum()), events["time"], events["user"]
     repaired = {cause: hit & rows.keep for cause, hit in table.repaired.items()}
     ties = int(((user[1:] == user[:-1]) & (time[1:] == time[:-1])).sum())
-    examples = rows.examples | {
-        cause: (np.flatnonzero(hit)[:3] + 1).tolist() for cause, hit in repaired.items()
-    }
+    examples = rows.examples | {cause: first_rows(hit) for cause, hit in repaired.items()}
     return {
         "rows": {"read": len(rows.keep), "kept": kept, "dropped": len(rows.keep) - kept},
         "dropped": rows.dropped,
@@ -53,10 +45,13 @@ def report(
         "ties": ties,
         "missing": {
             "events": {n: _missing(events[n]) for n in ("place", *columns.fields) if n in events},
-            "items": {name: _missing(column[FIRST:]) for name, column in items.items()},
+            "items": {name: _missing(column[FIRST:]) for name, column in encoded.items.items()},
+            "users": {name: _missing(column[FIRST:]) for name, column in encoded.users.items()},
         },
-        "items with several values": _several(table, columns, rows),
-        "events per user": _spread(np.diff(offsets)),
+        "items with several values": encoded.several["item"],
+        "users with several values": encoded.several["user"],
+        "tables": encoded.tables,
+        "events per user": _spread(np.diff(encoded.offsets)),
         "events per item": _spread(np.bincount(events["item"])[FIRST:]),
         "columns": columns.as_dict(),
     }
@@ -90,8 +85,12 @@ def show(quality: Mapping[str, Any]) -> RichTable:
     for side, shares in quality["missing"].items():
         for name, share in shares.items():
             out.add_row(f"{side} without {name}", "", _share(share))
-    for name, count in quality["items with several values"].items():
-        out.add_row(f"items with several values of {name} (the first is kept)", f"{count:,}")
+    for side in ("items", "users"):
+        for name, count in quality.get(f"{side} with several values", {}).items():
+            out.add_row(f"{side} with several values of {name} (the first is kept)", f"{count:,}")
+    for role, counts in quality.get("tables", {}).items():
+        for cause, count in counts.items():
+            out.add_row(f"table of {role}s: {cause}", f"{count:,}", _share(count / counts["rows"]))
     return out
 
 
@@ -101,24 +100,9 @@ def _iso(second: int) -> str:
 
 
 def _missing(column: np.ndarray) -> float:
-    if np.issubdtype(column.dtype, np.floating):
-        return float(np.isnan(column.reshape(len(column), -1)[:, 0]).mean())
-    return float((column == MISSING).mean())
-
-
-def _several(table: Table, columns: LogColumns, rows: Rows) -> dict[str, int]:
-    """For each item field, the items that the kept rows give more than one value."""
-    out = {}
-    for name in columns.item_categorical + columns.item_numeric:
-        values = table.fields[name]
-        there = rows.keep & (values != MISSING if name in columns.texts else ~np.isnan(values))
-        item, value = table.item[there], values[there]
-        least = np.full(item.max(initial=0) + 1, np.inf)
-        most = -least
-        np.minimum.at(least, item, value)
-        np.maximum.at(most, item, value)
-        out[name] = int((least < most).sum())
-    return out
+    first = column.reshape(len(column), -1)[:, 0]
+    gone = np.isnan(first) if np.issubdtype(column.dtype, np.floating) else first == MISSING
+    return float(gone.mean())
 
 
 def _spread(counts: np.ndarray) -> dict[str, float]:

@@ -23,7 +23,7 @@ def scan(paths: Sequence[Path], needed: Mapping[str, str]) -> pl.LazyFrame:
     """
     if not paths:
         raise LogError("no log was given")
-    frames = [_scan_file(Path(path), needed) for path in paths]
+    frames = [select(scan_file(Path(path)), needed, str(path)) for path in paths]
     first = frames[0].collect_schema()
     for path, frame in zip(paths[1:], frames[1:], strict=True):
         for name, dtype in frame.collect_schema().items():
@@ -63,7 +63,8 @@ def readable(name: str) -> Iterator[None]:
         raise LogError(f"{name} cannot be read: {error}") from error
 
 
-def _scan_file(path: Path, needed: Mapping[str, str]) -> pl.LazyFrame:
+def scan_file(path: Path) -> pl.LazyFrame:
+    """All columns of one file. Raises LogError where it is missing, unreadable or of an unknown kind."""
     if not path.is_file():
         raise LogError(f"{path} {'is not a file' if path.exists() else 'does not exist'}")
     kind = path.name.lower().removesuffix(".gz").rpartition(".")[2]
@@ -81,4 +82,4 @@ def _scan_file(path: Path, needed: Mapping[str, str]) -> pl.LazyFrame:
             log = pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String))
         else:
             raise LogError(f"{path} is of no known kind; known: {_KINDS}")
-    return select(log, needed, str(path))
+    return log

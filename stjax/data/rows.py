@@ -28,7 +28,12 @@ class Rows:
         self.keep[which] = False
         gone = before & ~self.keep
         self.dropped[cause] = int(gone.sum())
-        self.examples[cause] = (np.flatnonzero(gone)[:3] + 1).tolist()
+        self.examples[cause] = first_rows(gone)
+
+
+def first_rows(hit: np.ndarray) -> list[int]:
+    """Numbers of the first three rows that are True, from 1."""
+    return (np.flatnonzero(hit)[:3] + 1).tolist()
 
 
 def in_order(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray:

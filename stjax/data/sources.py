@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 from typing import Protocol as StructuralType
 
 import polars as pl
@@ -26,7 +27,7 @@ from stjax.data.store import FORMAT, EventStore, StoreError
 from stjax.data.synthetic import write_city
 
 # Raise it when the same parameters should give another store than before.
-VERSION = 1
+VERSION = 2
 
 
 class Source(StructuralType):
@@ -137,22 +138,24 @@ class FoursquareNYC:
 
 @dataclass(frozen=True)
 class MovieLens100K:
-    """100,000 film ratings; item fields `genre` (the first named), `genres` (all of them) and `year`.
+    """100,000 film ratings; item fields `genre` (the first named), `genres` (all of them) and `year`; user
+    fields `age`, `gender` and `occupation`.
 
-    folder: holds ml-100k.inter.tsv.gz and ml-100k.item.tsv.gz in RecBole's columns; by default
-    `movielens_100k` in $STJAX_DATA or in ../shared/data. No places. Source: Harper and Konstan, TiiS 2015.
+    folder: holds ml-100k.inter.tsv.gz, ml-100k.item.tsv.gz and ml-100k.user.tsv.gz in RecBole's columns; by
+    default `movielens_100k` in $STJAX_DATA or in ../shared/data. No places. Source: Harper and Konstan,
+    TiiS 2015.
     """
 
     folder: str | None = None
 
     def open(self) -> EventStore:
         """Prepare once and open. Raises SourceError where a file is missing."""
-        names = ["ml-100k.inter.tsv.gz", "ml-100k.item.tsv.gz"]
+        names = [f"ml-100k.{part}.tsv.gz" for part in ("inter", "item", "user")]
         files = _files(self.folder, "movielens_100k", names)
         return _cached("movielens-100k", self, files, lambda out: self._prepare(files, out))
 
     def _prepare(self, files: Sequence[Path], out: Path) -> None:
-        ratings, films = (
+        ratings, films, users = (
             pl.read_csv(file, infer_schema=False, separator="\t", quote_char=None) for file in files
         )
         genres, year = pl.col("class:token_seq"), pl.col("release_year:token")
@@ -162,46 +165,120 @@ class MovieLens100K:
             genres=genres,
             year=pl.when(year.str.contains(r"^\d{4}$")).then(year),
         )
+        users = users.select(
+            user="user_id:token",
+            age="age:token",
+            gender="gender:token",
+            occupation="occupation:token",
+        )
         log = ratings.select(
             user="user_id:token",
             item="item_id:token",
             rating="rating:float",
             time="timestamp:float",
-        ).join(films, on="item", how="left", maintain_order="left")
+        )
         columns = LogColumns(
             time_format="seconds",
             categorical=("rating",),
-            item_categorical=("genre", "genres", "year"),
+            item_categorical=("genre", "year"),
+            item_multi=("genres",),
+            user_categorical=("gender", "occupation"),
+            user_numeric=("age",),
+            separator=" ",
             missing=("unknown",),
         )
-        prepare(log, columns, out)
+        prepare(log, columns, out, items=films, users=users)
+
+
+@dataclass(frozen=True)
+class TripBuilder:
+    """Visits of tourists to the sights of Florence or Pisa, rebuilt from dated photos; meta field `trip`.
+
+    The time of a visit is that of its first photo; its event fields are `stay`, the seconds to its last
+    photo, and `photos`, their number. Item fields: `categories` (several), place. Visits dated outside 2001
+    to 2013 come from camera clocks gone wrong: dropped and counted. A trip is the visits of a user with less
+    than `trip_gap_hours` between the last photo of one and the first of the next; 6 gives the trips
+    published for Florence, 3 those for Pisa.
+    In Pisa local time is 3 hours behind the written one, which is put right through the UTC offset. What the
+    clock of Florence shows is unknown, and its times are left as written: hours of the day may be shifted,
+    the same for all.
+
+    city: florence or pisa. folder: holds CITY_visits.csv.gz and CITY_pois.csv.gz; by default `tripbuilder` in
+    $STJAX_DATA or in ../shared/data. Source: Brilhante et al., CIKM 2013.
+    """
+
+    city: Literal["florence", "pisa"] = "florence"
+    trip_gap_hours: float = 6.0
+    folder: str | None = None
+
+    def open(self) -> EventStore:
+        """Prepare once and open. Raises SourceError where a file is missing."""
+        files = _files(
+            self.folder, "tripbuilder", [f"{self.city}_{part}.csv.gz" for part in ("visits", "pois")]
+        )
+        return _cached(f"tripbuilder-{self.city}", self, files, lambda out: self._prepare(files, out))
+
+    def _prepare(self, files: Sequence[Path], out: Path) -> None:
+        visits, sights = (pl.read_csv(file, infer_schema=False) for file in files)
+        first, last = pl.col("t_first").cast(pl.Int64), pl.col("t_last").cast(pl.Int64)
+        visits = visits.sort("user_id", first, maintain_order=True)
+        gap = first - last.shift().over("user_id")
+        visits = visits.with_columns(trip=(gap < self.trip_gap_hours * 3600).not_().fill_null(True).cum_sum())
+        log = visits.join(sights, on="poi_id", how="left", maintain_order="left").select(
+            user="user_id",
+            item="poi_id",
+            time="t_first",
+            latitude="lat",
+            longitude="lon",
+            stay=last - first,
+            photos="n_photos",
+            trip=pl.format("{}", "trip"),
+        )
+        columns = LogColumns(
+            time_format="seconds",
+            utc_offset=-10_800 if self.city == "pisa" else None,
+            latitude="latitude",
+            longitude="longitude",
+            numeric=("stay", "photos"),
+            item_multi=("categories",),
+            meta=("trip",),
+            separator=";",
+        )
+        sights = sights.select("categories", item="poi_id")
+        prepare(log, columns, out, items=sights, years=(2001, 2013))
 
 
 @dataclass(frozen=True)
 class LogFiles:
     """Your own log: CSV, Parquet or JSON lines files, whose columns `columns` names.
 
+    items, users: a file each with fields of items and of users, see `stjax.data.prepare`.
     strict: refuse a log with any row that would be repaired or dropped.
     """
 
     paths: tuple[str, ...]
     columns: LogColumns = field(default_factory=LogColumns)
+    items: str | None = None
+    users: str | None = None
     min_user_events: int = 1
     min_item_events: int = 1
     strict: bool = False
 
     def open(self) -> EventStore:
         """Prepare once and open. Raises SourceError for a missing file, LogError for its content."""
-        files = [Path(path).expanduser() for path in self.paths]
+        sides = [path for path in (self.items, self.users) if path is not None]
+        files = [Path(path).expanduser() for path in (*self.paths, *sides)]
         if missing := [str(file) for file in files if not file.is_file()]:
-            raise SourceError(f"no such file: {', '.join(missing)}; correct `paths`")
-        return _cached("log", self, files, lambda out: self._prepare(files, out))
+            raise SourceError(f"no such file: {', '.join(missing)}; correct `paths`, `items` or `users`")
+        return _cached("log", self, files, lambda out: self._prepare(files[: len(self.paths)], out))
 
     def _prepare(self, files: Sequence[Path], out: Path) -> None:
         prepare(
             files,
             self.columns,
             out,
+            items=None if self.items is None else Path(self.items).expanduser(),
+            users=None if self.users is None else Path(self.users).expanduser(),
             min_user_events=self.min_user_events,
             min_item_events=self.min_item_events,
             strict=self.strict,

@@ -4,6 +4,7 @@
     offsets.npy          int64 (U+1,): rows of the k-th user are offsets[k]:offsets[k+1]
     columns/NAME.npy     one value per event: item, user, time, [utc_offset, place,] event and meta fields
     items/NAME.npy       one value per item id: place and item fields (row 0 padding, row 1 unseen)
+    users/NAME.npy       one value per user id: user fields
     vocabulary/NAME.parquet   the text behind the ids FIRST, FIRST+1, ... in order
     quality.json         what was read, kept, repaired and dropped, by cause
 
@@ -29,7 +30,7 @@ import polars as pl
 from stjax.errors import UserError
 from stjax.events import Field, Schema
 
-FORMAT = 1
+FORMAT = 2
 
 
 class StoreError(UserError):
@@ -41,7 +42,7 @@ class EventStore:
     """A log on disk. Arrays are memory maps: opening costs nothing, and processes share the pages.
 
     schema: sizes count every value of the whole log; a protocol's training part has its own (`Dataset`).
-    offsets: int64 (U+1,). columns, items: arrays by name, see the module's docstring.
+    offsets: int64 (U+1,). columns, items, user_fields: arrays by name, see the module's docstring.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class EventStore:
     offsets: np.ndarray
     columns: Mapping[str, np.ndarray]
     items: Mapping[str, np.ndarray]
+    user_fields: Mapping[str, np.ndarray]
     fingerprint: str
 
     @classmethod
@@ -73,6 +75,7 @@ class EventStore:
             offsets=np.load(path / "offsets.npy"),
             columns=_mapped(path / "columns"),
             items=_mapped(path / "items"),
+            user_fields=_mapped(path / "users"),
             fingerprint=about["fingerprint"],
         )
 
@@ -86,7 +89,7 @@ class EventStore:
         return len(self.offsets) - 1
 
     def vocabulary(self, name: str) -> pl.Series:
-        """The text of each id of `item`, `user` or a categorical field; id = position + FIRST."""
+        """The text of each id of `item`, `user` or a field with ids; id = position + FIRST."""
         return pl.read_parquet(self.path / "vocabulary" / f"{name}.parquet")["value"]
 
     @functools.cached_property
@@ -104,6 +107,7 @@ def write_store(
     items: Mapping[str, np.ndarray],
     vocabulary: Mapping[str, pl.Series],
     quality: Mapping[str, Any],
+    users: Mapping[str, np.ndarray] = {},
     overwrite: bool = False,
 ) -> EventStore:
     """Write a store atomically and open it.
@@ -119,7 +123,7 @@ def write_store(
     try:
         digest = hashlib.sha256()
         _save(partial, "offsets", offsets.astype(np.int64), digest)
-        for folder, arrays in (("columns", columns), ("items", items)):
+        for folder, arrays in (("columns", columns), ("items", items), ("users", users)):
             for name in sorted(arrays):
                 _save(partial / folder, name, arrays[name], digest)
         (partial / "vocabulary").mkdir()

@@ -1,31 +1,59 @@
 """Linen modules: thin shells over `stjax.ops` that own parameters."""
 
+from stjax.nn.adaptation import MetaLearned, adapt
 from stjax.nn.base import Encoder, Fusion, Interest
 from stjax.nn.content import ContextEmbed, ItemEmbed, UserEmbed
-from stjax.nn.fusion import ConcatFusion, GatedFusion
-from stjax.nn.heads import Retrieval
-from stjax.nn.interest import GRU, SelfAttention
+from stjax.nn.distance import Distance
+from stjax.nn.fusion import AttentionFusion, ConcatFusion, ConvolutionFusion, GatedFusion, HyperFusion
+from stjax.nn.heads import Auxiliary, Retrieval
+from stjax.nn.interest import GRU, HSTU, SelfAttention, SpatioTemporalBias
+from stjax.nn.objectives import GBCE, FullSoftmax, InBatch, Objective, SampledSoftmax
 from stjax.nn.pointer import Pointer
+from stjax.nn.ranking import Ranking, Task
 from stjax.nn.recommender import Recommender, UserState
-from stjax.nn.space import PlaceEmbed, SpaceEmbed
-from stjax.nn.time import TimeEmbed
+from stjax.nn.space import CellEmbed, HomeEmbed, MovementEmbed, PlaceEmbed, SpaceEmbed
+from stjax.nn.time import DecayedCounts, GapEmbed, RhythmEmbed, Time2Vec, TimeEmbed, WindowCounts
 
 __all__ = [
+    "GBCE",
     "GRU",
+    "HSTU",
+    "AttentionFusion",
+    "Auxiliary",
+    "CellEmbed",
     "ConcatFusion",
     "ContextEmbed",
+    "ConvolutionFusion",
+    "DecayedCounts",
+    "Distance",
     "Encoder",
+    "FullSoftmax",
     "Fusion",
+    "GapEmbed",
     "GatedFusion",
+    "HomeEmbed",
+    "HyperFusion",
+    "InBatch",
     "Interest",
     "ItemEmbed",
+    "MetaLearned",
+    "MovementEmbed",
+    "Objective",
     "PlaceEmbed",
     "Pointer",
+    "Ranking",
     "Recommender",
     "Retrieval",
+    "RhythmEmbed",
+    "SampledSoftmax",
     "SelfAttention",
     "SpaceEmbed",
+    "SpatioTemporalBias",
+    "Task",
+    "Time2Vec",
     "TimeEmbed",
     "UserEmbed",
     "UserState",
+    "WindowCounts",
+    "adapt",
 ]

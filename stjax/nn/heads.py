@@ -11,6 +11,7 @@ from flax import linen as nn
 from stjax.events import FIRST, Catalogue
 from stjax.nn.distance import Distance
 from stjax.nn.dropout import Dropout
+from stjax.nn.objectives import FullSoftmax, Objective
 from stjax.nn.past import Moment, Past
 from stjax.nn.pointer import Pointer
 from stjax.nn.request import RequestEmbed
@@ -37,6 +38,7 @@ class Retrieval(nn.Module):
     distance: how far each item is from here, as part of its logit; None for data without places.
     interests: vectors per user. With more than one the softmax is their mixture, by a learned prior
       (mixture of softmaxes, Yang et al., ICLR 2018), for users who want several things at once.
+    objective: what training maximises over the catalogue.
     auxiliary: item fields predicted on the side.
     """
 
@@ -44,6 +46,7 @@ class Retrieval(nn.Module):
     pointer: Pointer | None = None
     distance: Distance | None = None
     interests: int = 1
+    objective: Objective = FullSoftmax()
     auxiliary: tuple[Auxiliary, ...] = ()
     dropout: float = 0.0
 
@@ -76,18 +79,20 @@ class Retrieval(nn.Module):
         bias, flat, weights = self.bias(table.shape[0]), target.reshape(-1), weight.reshape(-1)
         z = z.reshape(-1, *z.shape[-2:])
         side, sums = self._side_losses(u, target, weight, catalogue)
-        if self.pointer is None and self.interests == 1:
-            loss = softmax.catalogue_loss(z[:, 0], table, bias, flat, weights, FIRST, near)
+        mixture = None
+        if self.pointer is not None:
+            copied, gate = self.pointer.log_prob(u, now, past, target, catalogue)
+            sums["pointer_share"] = (nn.sigmoid(gate) * weight).sum()
+            parts = nn.log_sigmoid(-gate), nn.log_sigmoid(gate) + copied
+            mixture = parts[0].reshape(-1), parts[1].reshape(-1)
+        if self.interests == 1:
+            loss = self.objective.loss(z[:, 0], table, bias, flat, weights, near, mixture, train)
             return loss + side, sums
-        chosen = self._log_prob(z, prior.reshape(-1, self.interests), table, bias, flat, near)
-        chosen = chosen.reshape(target.shape)
-        if self.pointer is None:
-            return -jnp.where(weight > 0, chosen * weight, 0.0).sum() + side, sums
-        copied, gate = self.pointer.log_prob(u, now, past, target, catalogue)
-        mixed = jnp.logaddexp(nn.log_sigmoid(-gate) + chosen, nn.log_sigmoid(gate) + copied)
+        log_p = self._log_prob(z, prior.reshape(-1, self.interests), table, bias, flat, near, train)
+        if mixture is not None:
+            log_p = jnp.logaddexp(mixture[0] + log_p, mixture[1])
         # Positions of weight 0 may hold padding as their target, whose log-probability is -inf.
-        loss = -jnp.where(weight > 0, mixed * weight, 0.0).sum()
-        return loss + side, sums | {"pointer_share": (nn.sigmoid(gate) * weight).sum()}
+        return -jnp.where(weights > 0, log_p * weights, 0.0).sum() + side, sums
 
     def scores(
         self, u: jax.Array, now: Moment, past: Past, table: jax.Array, catalogue: Catalogue
@@ -124,14 +129,14 @@ class Retrieval(nn.Module):
         bias: jax.Array,
         target: jax.Array,
         near: Near | None,
+        train: bool,
     ) -> jax.Array:
         """log p(target) of the mixture: z (N, K, D), prior (N, K) to (N,)."""
         k = self.interests
         if near is not None and k > 1:
             near = near.with_rows(jax.tree.map(lambda x: jnp.repeat(x, k, axis=0), near.rows()))
-        log_p = softmax.catalogue_log_prob(
-            z.reshape(-1, z.shape[-1]), table, bias, jnp.repeat(target, k), FIRST, near
-        )
+        flat = z.reshape(-1, z.shape[-1])
+        log_p = self.objective.log_prob(flat, table, bias, jnp.repeat(target, k), near, train)
         log_p = log_p.reshape(-1, k)
         if k == 1:
             return log_p[:, 0]

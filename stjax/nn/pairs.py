@@ -55,67 +55,68 @@ def weighted_waves(weights: jax.Array, local: jax.Array) -> jax.Array:
     return jnp.concatenate([both(w) for w in jnp.split(weights, 2, axis=-1)], axis=-1)
 
 
-def count(decays: tuple[int, ...], near_km: tuple[float, ...]) -> int:
-    """Number of features F of `features`."""
-    return 10 + len(decays) + 2 * len(near_km)
+@dataclass(frozen=True)
+class Pairs:
+    """Which pairwise features there are; the fields are those of `Pointer`."""
+
+    kind: str | None
+    decays: tuple[int, ...]
+    near_km: tuple[float, ...]
+    time: bool
+    space: bool
+
+    @property
+    def count(self) -> int:
+        """Number of features F."""
+        return 7 + self.time * (2 + len(self.decays)) + self.space * (1 + 2 * len(self.near_km))
+
+    def features(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> jax.Array:
+        """Of the moments (B, Q) and the past events (B, M): (B, Q, F, M) float32, without gradients.
+
+        lag: (B, Q, M), how many events ago.
+        """
+        rows = self._order(now, steps, lag, catalogue)
+        rows += self._time(now, steps.event) if self.time else []
+        rows += self._space(now, steps) if self.space else []
+        rows = [jnp.broadcast_to(row.astype(jnp.float32), lag.shape) for row in rows]
+        return jax.lax.stop_gradient(jnp.stack(rows, axis=2))
+
+    def _order(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> list[jax.Array]:
+        """How long ago in events; whether item, the one or two before it, and their kinds are the same."""
+        before, earlier = steps.before, steps.earlier
+        item, item_then = _pair(now.item, steps.event.item)
+        # Two items that are both unseen need not be one item.
+        same_before = (item == before.item[:, None]) & (item >= FIRST) & before.valid[:, None]
+        same_earlier = (now.item_before[:, :, None] == earlier.item[:, None]) & earlier.valid[:, None]
+        if self.kind is None or self.kind not in catalogue.items.categorical:
+            same_kind = same_kind_before = jnp.zeros_like(same_before)
+        else:
+            kinds = catalogue.items.categorical[self.kind]
+            known = kinds[item] >= FIRST
+            same_kind = known & (kinds[item] == kinds[item_then])
+            same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]
+        ago = jnp.maximum(lag, 0).astype(jnp.float32)
+        same = [item == item_then, same_before, same_before & same_earlier, same_kind, same_kind_before]
+        return [jnp.log1p(ago) * 0.3, 1.0 / (1.0 + ago), *same]
+
+    def _time(self, now: Moment, past: Past) -> list[jax.Array]:
+        gap = ops.elapsed(*_pair(now.time, past.time))
+        seconds = gap.astype(jnp.float32)
+        weekend, weekend_then = _pair(
+            ops.is_weekend(now.time + now.utc_offset), ops.is_weekend(past.time + past.utc_offset)
+        )
+        decays = [jnp.exp(seconds * (-1.0 / tau)) for tau in self.decays]
+        return [ops.log_gap(gap), weekend == weekend_then, *decays]
+
+    def _space(self, now: Moment, steps: Steps) -> list[jax.Array]:
+        here, there = _pair(now.place, steps.event.place)
+        km, near = _closeness(here, there, self.near_km)
+        _, near_before = _closeness(here, steps.before.place[:, None], self.near_km)
+        return [jnp.log1p(km), *near, *near_before]
 
 
-def features(
-    now: Moment,
-    steps: Steps,
-    lag: jax.Array,
-    catalogue: Catalogue,
-    kind: str | None,
-    decays: tuple[int, ...],
-    near_km: tuple[float, ...],
-) -> jax.Array:
-    """Pairwise features of the moments (B, Q) and the past events (B, M): (B, Q, F, M) float32.
-
-    lag: (B, Q, M), how many events ago. kind: a categorical item field to compare. decays: seconds tau of
-    exp(-gap / tau). near_km: kilometres s of exp(-distance / s).
-    """
-    past, before, earlier = steps.event, steps.before, steps.earlier
-
-    def pair(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return a[:, :, None], b[:, None]
-
-    gap = ops.elapsed(*pair(now.time, past.time))
-    seconds = gap.astype(jnp.float32)
-    here, there = pair(now.place, past.place)
-    km, near = _closeness(here, there, near_km)
-    _, near_before = _closeness(here, before.place[:, None], near_km)
-    weekend, weekend_then = pair(
-        ops.is_weekend(now.time + now.utc_offset), ops.is_weekend(past.time + past.utc_offset)
-    )
-    item, item_then = pair(now.item, past.item)
-    # Two items that are both unseen need not be one item.
-    same_before = (item == before.item[:, None]) & (item >= FIRST) & before.valid[:, None]
-    same_earlier = (now.item_before[:, :, None] == earlier.item[:, None]) & earlier.valid[:, None]
-    if kind is None or kind not in catalogue.items.categorical:
-        same_kind = same_kind_before = jnp.zeros_like(same_before)
-    else:
-        kinds = catalogue.items.categorical[kind]
-        known = kinds[item] >= FIRST
-        same_kind = known & (kinds[item] == kinds[item_then])
-        same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]
-    ago = jnp.maximum(lag, 0).astype(jnp.float32)
-    rows = [
-        ops.log_gap(gap),
-        *(jnp.exp(seconds * (-1.0 / tau)) for tau in decays),
-        jnp.log1p(ago) * 0.3,
-        weekend == weekend_then,
-        jnp.log1p(km),
-        *near,
-        *near_before,
-        item == item_then,
-        same_before,
-        same_before & same_earlier,
-        same_kind,
-        same_kind_before,
-        1.0 / (1.0 + ago),
-    ]
-    rows = [jnp.broadcast_to(row.astype(jnp.float32), lag.shape) for row in rows]
-    return jax.lax.stop_gradient(jnp.stack(rows, axis=2))
+def _pair(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return a[:, :, None], b[:, None]
 
 
 def _closeness(

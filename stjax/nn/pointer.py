@@ -42,6 +42,7 @@ class Pointer(nn.Module):
     kind: the categorical item field that says what kind of place or thing it is, compared between request
       and past event; data without such a field do without.
     decays: seconds tau of the pair features exp(-gap / tau). near_km: kilometres s of exp(-distance / s).
+    time, space: whether request and past event are compared in time and in space at all.
     """
 
     features: int = 64
@@ -49,13 +50,16 @@ class Pointer(nn.Module):
     kind: str | None = "category"
     decays: tuple[int, ...] = (6 * ops.HOUR, 2 * ops.DAY, 2 * ops.WEEK, 8 * ops.WEEK)
     near_km: tuple[float, ...] = (0.3, 3.0)
+    time: bool = True
+    space: bool = True
 
     def setup(self) -> None:
+        self.pairs = pairs.Pairs(self.kind, self.decays, self.near_km, self.time, self.space)
         self.query = nn.Dense(self.features)
         self.key = nn.Dense(self.features)
         small = nn.initializers.normal(0.01)
-        self.pair_weights = nn.Dense(pairs.count(self.decays, self.near_km), kernel_init=small)
-        self.wave_weights = nn.Dense(pairs.WAVES, kernel_init=small)
+        self.pair_weights = nn.Dense(self.pairs.count, kernel_init=small)
+        self.wave_weights = nn.Dense(pairs.WAVES, kernel_init=small) if self.time else None
         self.gate = nn.Dense(1)
 
     def keys(self, before: jax.Array, x: jax.Array) -> jax.Array:
@@ -116,8 +120,10 @@ class Pointer(nn.Module):
         return copied, gate
 
     def _ask(self, u: jax.Array, now: Moment) -> Asked:
-        waves = pairs.weighted_waves(self.wave_weights(u), now.time + now.utc_offset)
-        query = jnp.concatenate([self.query(u) * self.features**-0.5, waves], axis=-1)
+        query = self.query(u) * self.features**-0.5
+        if self.wave_weights is not None:
+            waves = pairs.weighted_waves(self.wave_weights(u), now.time + now.utc_offset)
+            query = jnp.concatenate([query, waves], axis=-1)
         return Asked(query, self.pair_weights(u), self.gate(u)[..., 0])
 
     def _point(
@@ -128,9 +134,9 @@ class Pointer(nn.Module):
         lag = now.position[:, :, None] - index
         mask = (lag >= 0) & (lag < self.window) & (index >= 0)
         mask &= (past.valid & (past.item >= FIRST))[:, None, :]
-        key = jnp.concatenate([past.key, steps.waves], axis=-1)
+        key = jnp.concatenate([past.key, steps.waves], axis=-1) if self.time else past.key
         logits = jnp.einsum("bqd,bmd->bqm", asked.query, key)
-        pair = pairs.features(now, steps, lag, catalogue, self.kind, self.decays, self.near_km)
+        pair = self.pairs.features(now, steps, lag, catalogue)
         logits += jnp.einsum("bqf,bqfm->bqm", asked.weights, pair)
         gate = jnp.where(mask.any(axis=-1), asked.gate, -30.0)
         return attention.masked_log_softmax(logits, mask), gate

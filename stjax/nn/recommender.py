@@ -25,6 +25,7 @@ from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
 from stjax.nn.missing import Hide, StandIns
 from stjax.nn.past import Moment, Past
+from stjax.nn.ranking import Ranking
 from stjax.nn.space import located
 from stjax.nn.time import TimeEmbed
 from stjax.ops import sequence
@@ -50,6 +51,8 @@ class Recommender(nn.Module):
     """Predicts the next item from the events so far and what is known of the request.
 
     encoders: the modalities beside the item itself, by name; leave one out to do without it.
+    ranking: a second head on the same interest, which says of a given candidate what will become of it
+      (clicked, bought, rated); its loss is added to the first head's.
     dropout: of fused events, in training.
     hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
       missing and unseen values have learned embeddings where the log has none or few.
@@ -63,6 +66,7 @@ class Recommender(nn.Module):
     fusion: Fusion = ConcatFusion()
     interest: Interest = GRU()
     head: Retrieval = Retrieval()
+    ranking: Ranking | None = None
     dropout: float = 0.1
     hide: float = 0.0
     modality_dropout: float = 0.0
@@ -104,6 +108,10 @@ class Recommender(nn.Module):
         now = _moment(query, past, past.shift(1), position)
         u = self.head.request(h, query, past, catalogue)
         loss, sums = self.head.loss(u, now, past, target.item, batch.weight, table, catalogue, train)
+        if self.ranking is not None:
+            items = table[target.item]
+            more, scalars = self.ranking.loss(u, items, target, batch.weight, catalogue.schema, train)
+            loss, sums = loss + more, sums | scalars
         total = jnp.maximum(batch.weight.sum(), 1.0)
         return loss / total, {name: value / total for name, value in sums.items()}
 
@@ -191,6 +199,48 @@ class Recommender(nn.Module):
         table = self.items(catalogue) if table is None else table
         position = jnp.full(state.h.shape[0], state.past.item.shape[1] - 1)
         return self._answer(state.h, state.past, position, query, table, catalogue)
+
+    def rank(
+        self, history: Events, query: Query, candidates: jax.Array, catalogue: Catalogue
+    ) -> dict[str, jax.Array]:
+        """What becomes of each candidate now, by the ranking head: item ids (B, C) to {task: (B, C)}.
+
+        Logits of binary tasks, values of regressions. Raises ValueError for a model without that head.
+        """
+        table = self.items(catalogue)
+        history = located(history, catalogue)
+        x, h = self._encode(history, table, catalogue, False)
+        past = self._past(history, x, h)
+        position = jnp.maximum(history.valid.sum(axis=1) - 1, 0)
+        h = sequence.last(h, history.valid)
+        return self._rank(h, past.at(position), query, candidates, table, catalogue)
+
+    def answer_rank(
+        self,
+        state: UserState,
+        query: Query,
+        candidates: jax.Array,
+        catalogue: Catalogue,
+        table: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """As `rank`, from the users' states; equal to it."""
+        table = self.items(catalogue) if table is None else table
+        last = jax.tree.map(lambda x: x[:, -1:], state.past)
+        return self._rank(state.h, last, query, candidates, table, catalogue)
+
+    def _rank(
+        self,
+        h: jax.Array,
+        last: Past,
+        query: Query,
+        candidates: jax.Array,
+        table: jax.Array,
+        catalogue: Catalogue,
+    ) -> dict[str, jax.Array]:
+        if self.ranking is None:
+            raise ValueError("the model has no ranking head: build it with ranking=Ranking(tasks=...)")
+        u = self.head.request(h, query, jax.tree.map(lambda x: x[:, 0], last), catalogue)
+        return self.ranking(u, table[candidates])
 
     def _encode(
         self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool

@@ -18,6 +18,8 @@ from stjax.ops.near import Near
 BLOCK_ENTRIES = 1 << 20  # logits alive at a time: 4 MiB of float32, about a core's share of cache
 LEAST_ROWS = 64  # a block of fewer positions would read the whole table for too little work
 
+Mixture = tuple[jax.Array, jax.Array]
+
 
 def catalogue_log_prob(
     h: jax.Array,
@@ -44,12 +46,14 @@ def catalogue_loss(
     weight: jax.Array,
     first: int = 0,
     near: Near | None = None,
+    mixture: Mixture | None = None,
 ) -> jax.Array:
     """Sum of -weight * `catalogue_log_prob` over positions; weight (N,) has no gradient.
 
-    Positions of weight 0 count nothing, whatever their target.
+    Positions of weight 0 count nothing, whatever their target. mixture: (log share of the catalogue, log
+    share * probability of another model), (N,) each: then the loss is of their sum, with gradients to both.
     """
-    return _loss(h, table, bias, near, target, weight, first, _block_size(h, table))
+    return _loss(h, table, bias, near, mixture, target, weight, first, _block_size(h, table))
 
 
 def catalogue_logits(
@@ -137,44 +141,57 @@ def _log_prob_backward(first, block, saved, g):
     return d_h.astype(h.dtype), d_table.astype(table.dtype), d_bias.astype(bias.dtype), d_near, None
 
 
-def _loss_forward(h, table, bias, near, target, weight, first, block) -> tuple[jax.Array, Any]:
+def _loss_forward(h, table, bias, near, mixture, target, weight, first, block) -> tuple[jax.Array, Any]:
     def body(carry, args: Any):
-        h, rows, target, weight = args
+        h, rows, mixed, target, weight = args
         here = _of(near, rows)
         logits = catalogue_logits(h, table, bias, first, here)
         top = logits.max(axis=-1, keepdims=True)
         p = jnp.exp(logits - top)
         total = p.sum(axis=-1, keepdims=True)
-        log_prob = jnp.take_along_axis(logits - top, target[:, None], axis=-1) - jnp.log(total)
-        loss = -jnp.where(weight > 0, weight * log_prob[:, 0], 0.0).sum()
-        d_table, d_bias, d_rows = _gradients(h, table, here, p / total, target, -weight)
-        return (carry[0] + loss, carry[1] + d_table, carry[2] + d_bias), d_rows
+        log_prob = (jnp.take_along_axis(logits - top, target[:, None], axis=-1) - jnp.log(total))[:, 0]
+        log_prob, g, d_mixed = _mix(log_prob, mixed, weight)
+        loss = -jnp.where(weight > 0, weight * log_prob, 0.0).sum()
+        d_table, d_bias, d_rows = _gradients(h, table, here, p / total, target, g)
+        return (carry[0] + loss, carry[1] + d_table, carry[2] + d_bias), (*d_rows, d_mixed)
 
     start = (jnp.float32(0), *_zeros(table, bias))
-    blocks = _blocks(block, (h, _rows(near), target, weight))
+    blocks = _blocks(block, (h, _rows(near), mixture, target, weight))
     (loss, d_table, d_bias), d_rows = jax.lax.scan(body, start, blocks)
-    d_h, d_near = _joined(d_rows, h.shape[0])
+    d_h, d_near, d_mixture = _joined(d_rows, h.shape[0])
     gradients = d_h.astype(h.dtype), d_table.astype(table.dtype), d_bias.astype(bias.dtype)
-    return loss, (gradients, d_near, near)
+    return loss, (gradients, d_near, d_mixture, near)
+
+
+def _mix(log_prob: jax.Array, mixed: Mixture | None, weight: jax.Array) -> tuple[jax.Array, jax.Array, Any]:
+    """log of the mixture, and the gradients of -weight * it to log_prob and to the two parts of `mixed`."""
+    if mixed is None:
+        return log_prob, -weight, None
+    share, other = mixed
+    log_prob = share + log_prob
+    total = jnp.logaddexp(log_prob, other)
+    own = jnp.where(weight > 0, weight * jnp.exp(log_prob - total), 0.0)  # total is -inf at padding
+    return total, -own, (-own, own - weight)
 
 
 def _loss_backward(first, block, saved, g):
     del first, block
-    gradients, d_near, near = saved
+    gradients, d_near, d_mixture, near = saved
     d_near = None if near is None else near.no_gradient(d_near * g)
-    return (*(d * g.astype(d.dtype) for d in gradients), d_near, None, None)
+    d_mixture = jax.tree.map(lambda d: d * g, d_mixture)
+    return (*(d * g.astype(d.dtype) for d in gradients), d_near, d_mixture, None, None)
 
 
 def _log_prob_plain(h, table, bias, near, target, first, block):
     return _log_prob_forward(h, table, bias, near, target, first, block)[0]
 
 
-def _loss_plain(h, table, bias, near, target, weight, first, block):
-    log_prob = _log_prob_plain(h, table, bias, near, target, first, block)
+def _loss_plain(h, table, bias, near, mixture, target, weight, first, block):
+    log_prob = _mix(_log_prob_plain(h, table, bias, near, target, first, block), mixture, weight)[0]
     return -jnp.where(weight > 0, weight * log_prob, 0.0).sum()
 
 
 _log_prob = jax.custom_vjp(_log_prob_plain, nondiff_argnums=(5, 6))
 _log_prob.defvjp(_log_prob_forward, _log_prob_backward)
-_loss = jax.custom_vjp(_loss_plain, nondiff_argnums=(6, 7))
+_loss = jax.custom_vjp(_loss_plain, nondiff_argnums=(7, 8))
 _loss.defvjp(_loss_forward, _loss_backward)

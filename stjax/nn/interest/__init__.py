@@ -1,6 +1,8 @@
 """Models of a user's changing interest. Each has a parallel form and a step form with the same result."""
 
 from stjax.nn.interest.attention import SelfAttention
+from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.nn.interest.gru import GRU
+from stjax.nn.interest.hstu import HSTU
 
-__all__ = ["GRU", "SelfAttention"]
+__all__ = ["GRU", "HSTU", "SelfAttention", "SpatioTemporalBias"]

@@ -2,93 +2,185 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from stjax.events import Events
-from stjax.nn.base import Interest, State
+from stjax.nn.base import Interest
 from stjax.nn.dropout import Dropout
-from stjax.ops import attention
+from stjax.nn.interest.bias import Parameters, SpatioTemporalBias, logit_bias
+from stjax.ops import attention, blocked, rotary
+from stjax.ops.blocked import Moments
 from stjax.ops.sequence import push
+
+KeysValues = tuple[jax.Array, jax.Array]  # (B, W, H, D / H) each, newest last
+
+
+class WindowState(NamedTuple):
+    """The last `window` events: keys and values a layer; validity, and time and place where a bias reads
+    them, once for all layers."""
+
+    layers: tuple[KeysValues, ...]
+    valid: jax.Array  # (B, W)
+    time: jax.Array | None  # (B, W)
+    place: jax.Array | None  # (B, W, 2)
+
+
+class Reader(NamedTuple):
+    """How a layer reads the past: the whole sequence at once, or the newest event from a memory.
+
+    whole: a function of `stjax.ops.blocked`. one: its plain form, of `stjax.ops.attention`.
+    here, there: the moments of the events that read, and of those in the memory (None in the parallel form).
+    """
+
+    whole: Callable[..., jax.Array]
+    one: Callable[..., jax.Array]
+    window: int
+    rotary: bool
+    here: Moments
+    there: Moments | None
+
+    def __call__(
+        self, q: jax.Array, k: jax.Array, v: jax.Array, params: Parameters, memory: KeysValues | None
+    ) -> tuple[KeysValues | None, jax.Array]:
+        """q, k, v: (B, L, H, D) without a memory, else (B, H, D) of the newest event; so is what is read."""
+        if memory is None or self.there is None:
+            if self.rotary:
+                position = np.arange(q.shape[1])
+                q, k = rotary.rotate(q, position), rotary.rotate(k, position)
+            return None, self.whole(q, k, v, self.here, logit_bias, params, self.window)
+        valid = self.here.valid[:, 0]
+        keys, values = push(memory[0], k, valid), push(memory[1], v, valid)
+        turned = rotary.rotate(keys, np.arange(1 - self.window, 1)) if self.rotary else keys
+        mask, bias = blocked.newest(self.here, self.there, logit_bias, params)
+        return (keys, values), self.one(q[:, None], turned, values, mask, bias)[:, 0]
 
 
 class AttentionLayer(nn.Module):
-    """One layer: attention with a learned bias for each lag, then a feed-forward network.
+    """One layer: attention, then a feed-forward network.
 
-    The order of events enters only through the bias of the lag l - m < window, so that a bounded memory of
-    the last `window` keys and values gives the step form the same result at any length of history.
+    The order of events enters only through their lag l - m < window, as a learned bias or by rotation, so
+    that a memory of the last `window` keys and values gives the step form the same result at any length.
     """
 
     heads: int
     window: int
     expansion: int
     dropout: float
+    positions: Literal["learned", "rotary"]
+    bias: SpatioTemporalBias | None
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, valid: jax.Array, train: bool, memory: State | None = None
-    ) -> tuple[State | None, jax.Array]:
+        self, x: jax.Array, read: Reader, train: bool, memory: KeysValues | None
+    ) -> tuple[KeysValues | None, jax.Array]:
         """Without a memory x is (B, L, D), the parallel form; with one x is (B, D), the step form."""
         shape, d = x.shape, x.shape[-1]
         x = x.reshape(-1, d)  # XLA on CPU multiplies and fuses (N, D) up to twice as fast as (B, L, D)
         qkv = nn.Dense(3 * d, name="qkv")(nn.LayerNorm(name="norm")(x))
         q, k, v = jnp.split(qkv.reshape(*shape[:-1], 3 * self.heads, d // self.heads), 3, axis=-2)
-        bias = self.param("lag_bias", nn.initializers.zeros, (self.heads, self.window))
-        if memory is None:
-            mixed = _parallel(q, k, v, valid, bias)
-        else:
-            memory, mixed = _step(memory, q, k, v, valid, bias)
+        params = {} if self.bias is None else self.bias(self.heads)
+        if self.positions == "learned":
+            params["lag"] = self.param("lag_bias", nn.initializers.zeros, (self.heads, self.window))
+        memory, mixed = read(q, k, v, params, memory)
         x = x + Dropout(self.dropout)(nn.Dense(d, name="out")(mixed.reshape(x.shape)), train)
         y = nn.Dense(self.expansion * d, name="up")(nn.LayerNorm(name="feed_norm")(x))
         x = x + Dropout(self.dropout)(nn.Dense(d, name="down")(nn.gelu(y)), train)
         return memory, x.reshape(shape)
 
 
-def _parallel(q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, bias: jax.Array) -> jax.Array:
-    length, window = q.shape[1], bias.shape[1]
-    lag = jnp.arange(length)[:, None] - jnp.arange(length)[None, :]
-    mask = attention.causal_mask(length, window) & valid[:, None, None, :]
-    return attention.attend(q, k, v, mask, bias[:, jnp.clip(lag, 0, window - 1)])
+class Windowed(Interest):
+    """A stack of layers that each read the last `window` events; subclasses say what a layer is.
 
-
-def _step(
-    memory: State, q: jax.Array, k: jax.Array, v: jax.Array, valid: jax.Array, bias: jax.Array
-) -> tuple[State, jax.Array]:
-    keys, values, real = memory
-    keys, values, real = push(keys, k, valid), push(values, v, valid), push(real, valid, valid)
-    mask = real[:, None, None, :]
-    mixed = attention.attend(q[:, None], keys, values, mask, bias[None, :, None, ::-1])
-    return (keys, values, real), mixed[:, 0]
-
-
-class SelfAttention(Interest):
-    """A stack of causal attention layers. State: keys and values of the last `window` events a layer."""
+    bias: adds to the logits what time gaps and distances say, with parameters of its own in each layer.
+    """
 
     layers: int = 2
     heads: int = 2
     window: int = 256
-    expansion: int = 4
     dropout: float = 0.2
+    bias: SpatioTemporalBias | None = None
+
+    def layer(self, name: str) -> nn.Module:
+        """A layer of that name, called as `AttentionLayer` is."""
+        raise TypeError(f"{type(self).__name__} must define layer")
+
+    def reader(self, here: Moments, there: Moments | None) -> Reader:
+        """How the layers read the past."""
+        raise TypeError(f"{type(self).__name__} must define reader")
 
     def __call__(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
-        return self._stack((None,) * self.layers, x, events.valid, train)[1]
+        return self._stack(None, x, events, train)[1]
 
-    def step(self, state: State, x: jax.Array, event: Events) -> tuple[State, jax.Array]:
-        return self._stack(state, x, event.valid, False)
+    def step(self, state: WindowState, x: jax.Array, event: Events) -> tuple[WindowState, jax.Array]:
+        following, y = self._stack(state, x, event, False)
+        assert following is not None
+        return following, y
 
-    def init_state(self, batch: int, features: int) -> State:
-        shape = (batch, self.window, self.heads, features // self.heads)
-        empty = jnp.zeros(shape), jnp.zeros(shape), jnp.zeros((batch, self.window), bool)
-        return (empty,) * self.layers
+    def init_state(self, batch: int, features: int) -> WindowState:
+        shape = (batch, self.window)
+        empty = jnp.zeros((*shape, self.heads, features // self.heads))
+        time, place = self._read(jnp.zeros(shape, jnp.int32), jnp.full((*shape, 2), jnp.nan))
+        return WindowState(((empty, empty),) * self.layers, jnp.zeros(shape, bool), time, place)
 
     @nn.compact
-    def _stack(self, state: State, x: jax.Array, valid: jax.Array, train: bool) -> tuple[State, jax.Array]:
+    def _stack(
+        self, state: WindowState | None, x: jax.Array, events: Events, train: bool
+    ) -> tuple[WindowState | None, jax.Array]:
         if x.shape[-1] % self.heads:
             raise ValueError(f"heads={self.heads} does not divide the {x.shape[-1]} features")
+        now = (events.valid, *self._read(events.time, events.place))
+        if state is None:
+            read, memories = self.reader(blocked.moments(*now), None), (None,) * self.layers
+        else:
+            past = jax.tree.map(lambda m, n: push(m, n, events.valid), tuple(state[1:]), now)
+            here = blocked.moments(*jax.tree.map(lambda n: n[:, None], now))
+            read, memories = self.reader(here, blocked.moments(*past)), state.layers
+            state = WindowState(state.layers, *past)
         following = []
-        for i, memory in enumerate(state):
-            layer = AttentionLayer(self.heads, self.window, self.expansion, self.dropout, name=f"layer_{i}")
-            memory, x = layer(x, valid, train, memory)
+        for i, memory in enumerate(memories):
+            memory, x = self.layer(f"layer_{i}")(x, read, train, memory)
             following.append(memory)
-        return tuple(following), nn.LayerNorm(name="norm")(x)
+        state = None if state is None else state._replace(layers=tuple(following))
+        return state, nn.LayerNorm(name="norm")(x)
+
+    def _read(self, time: jax.Array, place: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
+        """Time and place, where the bias reads them."""
+        bias = self.bias
+        return (
+            time if bias is not None and bias.reads_time else None,
+            place if bias is not None and bias.reads_place else None,
+        )
+
+    def _layer_bias(self) -> SpatioTemporalBias | None:
+        return None if self.bias is None else self.bias.clone(parent=None, name=None)
+
+
+class SelfAttention(Windowed):
+    """A stack of causal attention layers. State: keys and values of the last `window` events a layer.
+
+    positions: `learned`, a bias for each lag; or `rotary` (Su et al., 2021), without parameters.
+    """
+
+    expansion: int = 4
+    positions: Literal["learned", "rotary"] = "learned"
+
+    def layer(self, name: str) -> AttentionLayer:
+        return AttentionLayer(
+            self.heads,
+            self.window,
+            self.expansion,
+            self.dropout,
+            self.positions,
+            self._layer_bias(),
+            name=name,
+        )
+
+    def reader(self, here: Moments, there: Moments | None) -> Reader:
+        rotates = self.positions == "rotary"
+        return Reader(blocked.softmax_attention, attention.attend, self.window, rotates, here, there)

@@ -1,0 +1,43 @@
+"""Tourists in Florence: the next sight of a trip, from place, time, and what they photographed before.
+
+    STJAX_DATA=FOLDER python train.py configs/florence.py        FOLDER holds tripbuilder/
+
+2:50 on 2 busy CPU cores, 10 s of it training. Validation MRR .190, Markov with back-off .146. Dropout .4
+instead of .2 gave .188, and .146 without the pointer (one seed each), although only a quarter of the targets
+are revisits. Three quarters of the targets are of users that training has not seen.
+"""
+
+from stjax.data.protocols import NextInTrip
+from stjax.data.sources import TripBuilder
+from stjax.nn import (
+    GRU,
+    ConcatFusion,
+    ContextEmbed,
+    ItemEmbed,
+    Pointer,
+    Recommender,
+    Retrieval,
+    SpaceEmbed,
+    TimeEmbed,
+)
+from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
+
+LENGTH, BUCKETS = 64, (8, 16, 32)
+
+experiment = Experiment(
+    name="florence",
+    source=TripBuilder("florence"),
+    protocol=NextInTrip(),
+    model=Recommender(
+        items=ItemEmbed(64),
+        encoders={"time": TimeEmbed(), "space": SpaceEmbed(), "context": ContextEmbed()},
+        fusion=ConcatFusion(64),
+        interest=GRU(),
+        head=Retrieval(pointer=Pointer(window=LENGTH), dropout=0.2),
+        dropout=0.2,
+    ),
+    batching=Batching(length=LENGTH, overlap=8, batch_size=16, buckets=BUCKETS),
+    optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),
+    training=Training(epochs=5),
+    evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=256),
+)

@@ -1,0 +1,39 @@
+"""Items: what the model knows of each before anyone acts on it."""
+
+from __future__ import annotations
+
+import jax
+from flax import linen as nn
+
+from stjax.events import Catalogue
+from stjax.nn.content.attributes import AttributeEmbed
+from stjax.nn.content.values import vocabulary_init
+from stjax.nn.space import PlaceEmbed
+
+
+class ItemEmbed(nn.Module):
+    """Items as vectors: a row of the table, plus embeddings of the catalogue's item fields and place.
+
+    The same vectors represent the items of the history and, tied, the candidates of the answer, so that
+    an item with few events leans on its category and place.
+
+    attributes: whether the item fields are read. place: whether the place is.
+    """
+
+    features: int = 64
+    attributes: bool = True
+    place: bool = True
+
+    @nn.compact
+    def __call__(self, catalogue: Catalogue) -> jax.Array:
+        """The vectors of all items: (V, D)."""
+        schema = catalogue.schema
+        table = self.param("table", vocabulary_init, (schema.items, self.features))
+        if self.attributes:
+            embed = AttributeEmbed(self.features)
+            nn.share_scope(self, embed)  # the fields' parameters lie beside the table
+            table = embed(table, schema, "item", catalogue.items)
+        if self.place and schema.place:
+            # A small start: the item's own row and category speak first.
+            table = table + 0.1 * PlaceEmbed(self.features)(catalogue.place)
+        return table

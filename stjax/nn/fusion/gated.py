@@ -1,0 +1,31 @@
+"""Fusion by gates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from stjax.events import Events
+from stjax.nn.base import Fusion
+from stjax.nn.fusion.rows import as_rows, joined
+
+
+class GatedFusion(Fusion):
+    """Each modality is projected and weighted by a gate that sees all of them (gated multimodal unit).
+
+    F = LayerNorm(sum_m sigmoid(W_m [parts]) * U_m parts_m)      Arevalo et al., 2017
+    """
+
+    @nn.compact
+    def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
+        rows, lead = as_rows(parts)
+        gates = jax.nn.sigmoid(nn.Dense(len(rows) * self.features, name="gates")(joined(rows)))
+        gates = jnp.split(gates, len(rows), axis=-1)
+        x = sum(
+            gate * nn.Dense(self.features, name=f"part_{name}")(part)
+            for (name, part), gate in zip(rows.items(), gates, strict=True)
+        )
+        return nn.LayerNorm()(x).reshape(*lead, self.features)
