@@ -2,7 +2,7 @@
 
     python -m benchmarks.micro [--only PART ...] [--batch 32] [--length 128] [--features 64]
 
-One JSON line per part on sequences of a synthetic city: milliseconds (medians over rounds, blocking) for the
+One JSON line per part on sequences of a synthetic city: milliseconds (medians over rounds) for the
 parallel form of (B, L) events and for one step of B users; FLOPs and bytes as XLA counts them for the gradient
 program; bytes of state per user; parameters. Compare within one run.
 """

@@ -9,6 +9,7 @@ from stjax.data.sources import SyntheticCity
 from stjax.nn import (
     ConcatFusion,
     ContextEmbed,
+    Distance,
     ItemEmbed,
     Pointer,
     Recommender,
@@ -30,7 +31,7 @@ experiment = Experiment(
         encoders={"time": TimeEmbed(), "space": SpaceEmbed(), "context": ContextEmbed()},
         fusion=ConcatFusion(64),
         interest=SelfAttention(layers=1, heads=2, window=LENGTH, dropout=0.1),
-        head=Retrieval(known=("time",), pointer=Pointer(window=LENGTH)),
+        head=Retrieval(known=("time",), pointer=Pointer(window=LENGTH), distance=Distance()),
     ),
     batching=Batching(length=LENGTH, overlap=16, batch_size=32, buckets=BUCKETS),
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),

@@ -127,7 +127,7 @@ def test_spatiotemporal_bias_is_the_plain_loop() -> None:
     events = random_events(B, L, seed=4, full=True)
     shapes = jax.eval_shape(partial(FULL.init, heads=H), jax.random.key(0))["params"]
     params = {k: rng.normal(size=s.shape).astype(np.float32) for k, s in shapes.items()}
-    params |= {"log_tau": np.float32([5, 9]), "log_km": np.float32([0, 2])}
+    params |= {"log_tau": np.array([5, 9], np.float32), "log_km": np.array([0, 2], np.float32)}
     moments = blocked.moments(*(jnp.asarray(a) for a in (events.valid, events.time, events.place)))
     lag = np.arange(L)[:, None] - np.arange(L)[None, :]
     y = logit_bias(jax.tree.map(jnp.asarray, params), lag, *blocked.pair_gaps(moments, moments))

@@ -85,7 +85,7 @@ def test_attend_silu_is_the_plain_loop() -> None:
     mask = rng.random((b, 1, lq, lk)) < 0.5
     mask[1, 0, 2] = False
     bias = rng.normal(size=(1, heads, lq, lk)).astype(np.float32)
-    y = np.asarray(attention.attend_silu(q, k, v, mask, bias))
+    y = np.asarray(attention.attend_silu(*map(jnp.asarray, (q, k, v, mask, bias))))
     for i in range(b):
         for a in range(lq):
             for h in range(heads):

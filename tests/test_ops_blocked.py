@@ -112,7 +112,9 @@ def test_memory_grows_with_the_length_not_its_square(kind: str) -> None:
             return ATTENTION[kind][0](q, k, v, moments, bias, params, length).sum()
 
         compiled = jax.jit(jax.grad(loss)).lower(inputs, moments).compile()
-        return compiled.memory_analysis().temp_size_in_bytes
+        memory = compiled.memory_analysis()
+        assert memory is not None
+        return memory.temp_size_in_bytes
 
     short, long = temporary(1_024), temporary(2_048)
     assert long < 2.3 * short

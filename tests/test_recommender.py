@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.events import FIRST, Batch, Catalogue, Events, Query
+from stjax.events import FIRST, Batch, Events, Query
 from stjax.nn import (
     GRU,
     ConcatFusion,
@@ -26,6 +26,7 @@ from stjax.nn import (
     TimeEmbed,
     UserEmbed,
 )
+from tests.models import questions, random_batch, random_parameters, run, run_steps
 from tests.random_events import SCHEMA, random_catalogue, random_events
 from tests.strict import strict
 
@@ -55,56 +56,9 @@ def build(fusion="concat", interest="gru", pointer="pointer", known=KNOWN, encod
 
 
 def setting(model: Recommender, seed: int = 0):
-    """Random parameters (none of them zero), a batch of L + 1 events, and the catalogue.
-
-    The initialisers are not run: compiling them takes longer than a whole test.
-    """
-    catalogue = random_catalogue(seed)
-    catalogue.items.vector["text"][-1] = np.nan  # an item without text
-    catalogue = jax.tree.map(jnp.asarray, catalogue)
-    events = jax.tree.map(jnp.asarray, random_events(B, L + 1, seed))
-    weight = (events.valid[:, 1:] & (events.item[:, 1:] >= FIRST)).astype(jnp.float32)
-    batch = Batch(events, weight)
-    shapes = jax.eval_shape(partial(model.init, method="loss"), jax.random.key(seed), batch, catalogue)
-    rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), shapes), batch, catalogue
-
-
-@partial(jax.jit, static_argnames=("model", "method"))
-def run(model: Recommender, variables, *args, method: str):
-    """The method, compiled: an op at a time is slower than the compiler. Tests share what is compiled."""
-    return model.apply(variables, *args, method=method)
-
-
-def questions(events: Events) -> tuple[Events, Query, jax.Array]:
-    """The last event of each row as the target of all before it (rows with one event: of none valid)."""
-    stop = jnp.maximum(events.valid.sum(axis=1) - 1, 0)
-    history = events.replace(valid=events.valid & (jnp.arange(events.item.shape[1])[None] < stop[:, None]))
-    target = events[jnp.arange(B), stop]
-    return history, Query.of(target, KNOWN), target.item
-
-
-def run_steps(model: Recommender, variables, events: Events, catalogue: Catalogue):
-    state = model.init_state(B)
-    for position in range(events.item.shape[1]):
-        state = run(model, variables, state, events[:, position], catalogue, method="step")
-    return state
-
-
-@pytest.mark.parametrize(
-    ("fusion", "interest", "pointer"), list(itertools.product(FUSIONS, INTERESTS, POINTERS))
-)
-def test_step_by_step_equals_the_whole_sequence(fusion: str, interest: str, pointer: str) -> None:
-    model = build(fusion, interest, pointer)
-    variables, batch, catalogue = setting(model)
-    history, query, _ = questions(batch.events)
-    whole = run(model, variables, history, query, catalogue, method="scores")
-    state = run_steps(model, variables, history, catalogue)
-    stepped = run(model, variables, state, query, catalogue, method="answer")
-    some = np.asarray(history.valid.any(axis=1))
-    assert some.sum() >= 2
-    np.testing.assert_allclose(whole[some][:, FIRST:], stepped[some][:, FIRST:], atol=1e-4)
-    assert (np.asarray(whole)[:, :FIRST] == -np.inf).all()
+    """Random parameters, a batch of L + 1 events, and the catalogue."""
+    batch, catalogue = random_batch(B, L, seed)
+    return random_parameters(model, batch, catalogue, method="loss", seed=seed), batch, catalogue
 
 
 @pytest.mark.parametrize("left_out", [*ENCODERS, "all"])
@@ -112,7 +66,7 @@ def test_each_modality_can_be_left_out(left_out: str) -> None:
     kept = {} if left_out == "all" else {k: v for k, v in ENCODERS.items() if k != left_out}
     model = build(encoders=kept)
     variables, batch, catalogue = setting(model)
-    history, query, _ = questions(batch.events)
+    history, query, _ = questions(batch.events, KNOWN)
     whole = run(model, variables, history, query, catalogue, method="scores")
     state = run_steps(model, variables, history, catalogue)
     stepped = run(model, variables, state, query, catalogue, method="answer")
@@ -249,7 +203,7 @@ def test_unknown_is_not_the_place_of_zero_degrees() -> None:
     variables, batch, catalogue = setting(model)
     shift = jnp.asarray([40.7, -74.0])
     moved = batch.events.replace(place=batch.events.place - shift)
-    history, query, _ = questions(moved)
+    history, query, _ = questions(moved, KNOWN)
     catalogue = dataclasses.replace(catalogue, place=catalogue.place - shift)
     whole = run(model, variables, history, query, catalogue, method="scores")
     state = run_steps(model, variables, history, catalogue)

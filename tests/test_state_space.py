@@ -186,7 +186,7 @@ def test_decay_is_exact_from_ties_to_decades() -> None:
     d_frequency = (2j * np.pi * days * expected).real.sum(axis=0)
     np.testing.assert_allclose(gradients[0], d_rate, rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(gradients[1], d_frequency, rtol=1e-3, atol=2e-3)
-    np.testing.assert_allclose(gradients[2], -expected.real, atol=3e-5)
+    np.testing.assert_allclose(gradients[2], -np.real(expected), atol=3e-5)
     assert (np.asarray(gradients[2])[-1, 1:] == 0).all()  # faded to nothing
 
 
@@ -272,4 +272,5 @@ def test_dropout_acts_in_training_only() -> None:
     train = jax.jit(lambda key: model.apply(variables, x, events, True, rngs={"dropout": key}))
     one, other = train(jax.random.key(1)), train(jax.random.key(2))
     assert jnp.abs(one - other).max() > 1e-2
-    np.testing.assert_array_equal(run(model, variables, x, events), run(model, variables, x, events))
+    never = model.clone(dropout=0.0)
+    np.testing.assert_array_equal(run(model, variables, x, events), run(never, variables, x, events))

@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.study NAME [--seeds 0 1 2] [--rows ROW ...] [--part valid] [--folder DIR]
 
-NAME is a file of `benchmarks/accuracy/studies`, whose `rows` are experiments by name; the first is the one
-that the others are compared with. Training chooses its epoch on validation. Each row and seed is a folder of
+NAME is a file of `benchmarks/accuracy/studies`, whose `rows` are experiments by name; the others are compared
+with the first. Training chooses its epoch on validation. Each row and seed is a folder of
 runs/studies/NAME: a killed command goes on, and a finished one only prints. Out come a JSON line per row and a
 Markdown table: mean ± standard error over seeds, and the difference from the first row, paired by seed.
 """

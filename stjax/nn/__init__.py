@@ -6,7 +6,7 @@ from stjax.nn.content import ContextEmbed, ItemEmbed, UserEmbed
 from stjax.nn.distance import Distance
 from stjax.nn.fusion import AttentionFusion, ConcatFusion, ConvolutionFusion, GatedFusion, HyperFusion
 from stjax.nn.heads import Auxiliary, Retrieval
-from stjax.nn.interest import GRU, HSTU, SelfAttention, SpatioTemporalBias
+from stjax.nn.interest import GRU, HSTU, LSTM, SelfAttention, SpatioTemporalBias, StateSpace
 from stjax.nn.objectives import GBCE, FullSoftmax, InBatch, Objective, SampledSoftmax
 from stjax.nn.pointer import Pointer
 from stjax.nn.ranking import Ranking, Task
@@ -18,6 +18,7 @@ __all__ = [
     "GBCE",
     "GRU",
     "HSTU",
+    "LSTM",
     "AttentionFusion",
     "Auxiliary",
     "CellEmbed",
@@ -49,6 +50,7 @@ __all__ = [
     "SelfAttention",
     "SpaceEmbed",
     "SpatioTemporalBias",
+    "StateSpace",
     "Task",
     "Time2Vec",
     "TimeEmbed",

@@ -46,5 +46,5 @@ class LSTM(Recurrent):
 
 
 def _remember(key: jax.Array, shape: tuple[int], dtype: Any = jnp.float32) -> jax.Array:
-    """Biases in the order i, f, o, g: 1 for f (Jozefowicz et al., ICML 2015), so that a new layer remembers."""
+    """Biases in the order i, f, o, g: 1 for f (Jozefowicz et al., ICML 2015), so that it starts slow."""
     return jnp.zeros((4, shape[0] // 4), dtype).at[1].set(1.0).reshape(-1)
