@@ -3,8 +3,8 @@
     python -m benchmarks.micro [--only PART ...] [--batch 32] [--length 128] [--features 64]
 
 One JSON line per part on sequences of a synthetic city: milliseconds (medians over rounds) for the
-parallel form of (B, L) events and for one step of B users; FLOPs and bytes as XLA counts them for the gradient
-program; bytes of state per user; parameters. Compare within one run.
+parallel form of (B, L) events and for one step of B users; FLOPs and bytes as XLA counts them for the
+gradient program; bytes of state per user; parameters. Compare within one run.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from stjax import nn as library
 from stjax.data.city import City
 from stjax.data.dataset import Dataset
 from stjax.data.pipeline import Batches
@@ -112,7 +113,9 @@ def measure(case: Case) -> dict[str, Any]:
     variables = jax.jit(lambda *args: case.module.init(keys, *args, method=case.method))(*case.inputs)
 
     def forward(variables: Any, *args: Any) -> Any:
-        out = case.module.apply(variables, *args, method=case.method, rngs={"dropout": jax.random.key(3)})
+        train = {"train": True} if case.method == "loss" else {}
+        rngs = {"dropout": jax.random.key(3)}
+        out = case.module.apply(variables, *args, method=case.method, rngs=rngs, **train)
         return out[0] if isinstance(out, tuple) else out
 
     def total(variables: Any, *args: Any) -> jax.Array:
@@ -162,9 +165,7 @@ def milliseconds(function: Callable[..., Any], *args: Any) -> float:
     rounds = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
-        for _ in range(repeats):
-            out = function(*args)
-        jax.block_until_ready(out)
+        jax.block_until_ready([function(*args) for _ in range(repeats)])
         rounds.append((time.perf_counter() - start) / repeats)
     return round(1e3 * statistics.median(rounds), 3)
 
@@ -179,7 +180,56 @@ def setting(batch: int, length: int, features: int) -> Setting:
 
 def cases(s: Setting) -> Iterator[Case]:
     """Every part. A new one gets its line here."""
-    raise NotImplementedError
+    d, length = s.features, s.events.item.shape[1]
+    everywhere = library.SpatioTemporalBias()
+    for name, module in {
+        "TimeEmbed": library.TimeEmbed(),
+        "Time2Vec": library.Time2Vec(),
+        "GapEmbed": library.GapEmbed(),
+        "WindowCounts": library.WindowCounts(),
+        "DecayedCounts": library.DecayedCounts(),
+        "RhythmEmbed": library.RhythmEmbed(),
+        "SpaceEmbed, space2vec": library.SpaceEmbed(),
+        "SpaceEmbed, sphere2vec": library.SpaceEmbed(encoding="sphere2vec"),
+        "SpaceEmbed, harmonics": library.SpaceEmbed(encoding="harmonics"),
+        "CellEmbed": library.CellEmbed(),
+        "MovementEmbed": library.MovementEmbed(),
+        "HomeEmbed": library.HomeEmbed(),
+        "ContextEmbed": library.ContextEmbed(),
+        "UserEmbed": library.UserEmbed(),
+    }.items():
+        yield encoder(name, module, s)
+    for name, module in {
+        "ConcatFusion": library.ConcatFusion(d),
+        "GatedFusion": library.GatedFusion(d),
+        "AttentionFusion": library.AttentionFusion(d),
+        "ConvolutionFusion": library.ConvolutionFusion(d),
+        "HyperFusion": library.HyperFusion(d),
+    }.items():
+        yield fusion(name, module, s)
+    for name, module in {
+        "GRU": library.GRU(),
+        "GRU, gated": library.GRU(gates=("time", "distance")),
+        "LSTM": library.LSTM(),
+        "LSTM, gated": library.LSTM(gates=("time", "distance")),
+        "SelfAttention": library.SelfAttention(layers=1, window=length),
+        "SelfAttention, rotary": library.SelfAttention(layers=1, window=length, positions="rotary"),
+        "SelfAttention, biased": library.SelfAttention(layers=1, window=length, bias=everywhere),
+        "HSTU": library.HSTU(layers=1, window=length),
+        "HSTU, biased": library.HSTU(layers=1, window=length, bias=everywhere),
+        "StateSpace": library.StateSpace(layers=1),
+    }.items():
+        yield interest(name, module, s)
+    for name, module in {
+        "softmax": Retrieval(),
+        "softmax, distance": Retrieval(distance=library.Distance()),
+        "softmax, 4 interests": Retrieval(interests=4),
+        "softmax, pointer": Retrieval(pointer=library.Pointer(window=length)),
+        "sampled softmax": Retrieval(objective=library.SampledSoftmax()),
+        "gBCE": Retrieval(objective=library.GBCE()),
+        "in-batch": Retrieval(objective=library.InBatch()),
+    }.items():
+        yield head(name, module, s)
 
 
 def main() -> None:

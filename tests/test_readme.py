@@ -14,21 +14,24 @@ ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
-def run_block(word: str) -> dict:
-    (block,) = (block for block in BLOCKS if word in block)
+def run_blocks(*words: str) -> dict:
+    """The names that the blocks with these words define, one after the other."""
     names: dict = {}
-    exec(compile(block, "README.md", "exec"), names)
+    for word in words:
+        (block,) = (block for block in BLOCKS if word in block)
+        exec(compile(block, "README.md", "exec"), names)
     return names
 
 
 def test_the_config_for_ones_own_log_builds_an_experiment() -> None:
-    assert isinstance(run_block("StoreFolder")["experiment"], Experiment)
+    assert isinstance(run_blocks("StoreFolder")["experiment"], Experiment)
 
 
-def test_modules_work_in_other_code_and_both_forms_agree() -> None:
-    names = run_block("init_state")
+def test_modules_work_in_other_code_and_so_do_parts_of_ones_own() -> None:
+    """The second block asserts itself that its parts' forms agree."""
+    names = run_blocks("schema = Schema(", "class Fading(Interest)")
     assert names["features"].shape == (4, 16, 32)
-    whole, stepped = np.asarray(names["whole"]), np.asarray(names["stepped"])
+    whole, stepped = np.asarray(names["read_at_once"]), np.asarray(names["stepped"])
     assert whole.shape == (4, 1_000)
     np.testing.assert_allclose(whole[:, 2:], stepped[:, 2:], atol=1e-4)
 

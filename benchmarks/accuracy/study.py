@@ -4,8 +4,8 @@
 
 NAME is a file of `benchmarks/accuracy/studies`, whose `rows` are experiments by name; the others are compared
 with the first. Training chooses its epoch on validation. Each row and seed is a folder of
-runs/studies/NAME: a killed command goes on, and a finished one only prints. Out come a JSON line per row and a
-Markdown table: mean ± standard error over seeds, and the difference from the first row, paired by seed.
+runs/studies/NAME: a killed command goes on, and a finished one only prints. Out come a JSON line per row and
+a Markdown table: mean ± standard error over seeds, and the difference from the first row, paired by seed.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from stjax.training import Experiment
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.config import differences, resolve
 from stjax.training.logging import Clock
-from stjax.training.loop import fit
+from stjax.training.loop import Record, fit
 from stjax.training.report import measure
 from stjax.training.run_folder import hardware, versions
 from stjax.training.setup import Setup, use_compilation_cache
-from stjax.training.state import count_parameters
+from stjax.training.state import State, count_parameters
 
 STUDIES = Path(__file__).parent / "studies"
 NEW, SEEN = "new to the user", "seen before"
@@ -74,23 +74,16 @@ def finished(experiment: Experiment, seed: int, part: str, folder: Path) -> dict
         if changed := differences(result["config"], json.loads(json.dumps(config))):
             sys.exit(f"{folder} holds another experiment ({'; '.join(changed)}): remove it, or give --folder")
         return result
-    clock, console = Clock(), Console(stderr=True, soft_wrap=True)
-    console.print(f"{folder}", highlight=False)
-    clock.enter("data")
     setup = Setup.of(experiment)
-    folder.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        record = fit(setup, checkpoints, folder, clock, console)
-        assert record.best_step is not None
-        state = setup.restored(checkpoints, record.best_step)
-        report = measure(setup.scorer(state), setup.dataset, CODES[part], experiment.evaluation)
+    state, record, clock = trained(setup, folder)
+    report = measure(setup.scorer(state), setup.dataset, CODES[part], experiment.evaluation)
     novelty = report.segments()["novelty"]
     result = {
         "title": report.title,
         "known": list(report.known),
         "metrics": {name: value["mean"] for name, value in report.summary().items()},
         "novelty": {band: novelty[band]["metrics"]["MRR"]["mean"] for band in novelty},
-        "epoch": record.best_step / setup.batches.per_epoch,
+        "epoch": (record.best_step or 0) / setup.batches.per_epoch,
         "seconds": clock.seconds(),
         "parameters": count_parameters(state.params),
         "versions": versions(),
@@ -103,6 +96,17 @@ def finished(experiment: Experiment, seed: int, part: str, folder: Path) -> dict
     shutil.rmtree(folder / "checkpoints")
     jax.clear_caches()
     return result
+
+
+def trained(setup: Setup, folder: Path) -> tuple[State, Record, Clock]:
+    """The state that is best on validation; a killed training goes on."""
+    clock, console = Clock(), Console(stderr=True, soft_wrap=True)
+    console.print(f"{folder}", highlight=False)
+    folder.mkdir(parents=True, exist_ok=True)
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        record = fit(setup, checkpoints, folder, clock, console)
+        assert record.best_step is not None
+        return setup.restored(checkpoints, record.best_step), record, clock
 
 
 def line(name: str, results: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, Any]:
@@ -123,9 +127,9 @@ def line(name: str, results: list[dict[str, Any]], base: list[dict[str, Any]]) -
     }
 
 
-def spread(values: list[float]) -> list[float | None]:
+def spread(values: list[float]) -> tuple[float, float | None]:
     """Mean, and its standard error where there are several."""
-    return [fmean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None]
+    return fmean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def table(results: Mapping[str, list[dict[str, Any]]], select: str) -> str:

@@ -7,16 +7,22 @@ whether the user has had the item before.
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from stjax.events import Question
-from stjax.ops.geo import distance_km
+from stjax.ops import geo
 
 HOURS = np.asarray([0, 6, 12, 18])
 EVENTS = np.asarray([1, 5, 20, 100, 500])
 KILOMETRES = np.asarray([0.0, 0.5, 2.0, 10.0])
 
-_distance = jax.jit(distance_km)
+
+@jax.jit
+def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Kilometres, NaN where either place is unknown."""
+    km = geo.distance_km(geo.fill(a), geo.fill(b))
+    return jnp.where(geo.known(a) & geo.known(b), km, jnp.nan)
 
 
 def facts(question: Question, offsets: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:

@@ -82,6 +82,9 @@ class Recommender(nn.Module):
             raise ValueError('encoders: "item" is the item\'s own part, choose another name')
         if unknown := set(self.absent) - set(self.encoders):
             raise ValueError(f"absent: {sorted(unknown)} is not among the encoders {sorted(self.encoders)}")
+        labels = () if self.ranking is None else [task.field for task in self.ranking.tasks]
+        if leaked := sorted(set(labels) & set(self.head.known)):
+            raise ValueError(f"ranking: the labels {leaked} are in head.known: the model would read them")
         self.drop = Dropout(self.dropout)
         self.hidden = Hide(self.hide)
         self.stand_ins = StandIns(self.modality_dropout)

@@ -55,13 +55,12 @@ class Near:
 
     def logits(self) -> jax.Array:
         """(N, V) float32."""
-        w, features = self.weights, self._features()
-        return sum((w[:, k, None] * phi for k, phi in enumerate(features)), start=jnp.float32(0))
+        return _weighted(self.weights[:, None, :], self._features())
 
     def logits_at(self, ids: jax.Array) -> jax.Array:
         """Each request's logit of one item of its own, ids (N,): (N,) float32."""
         phi = _spline(self.here - self.there[ids], self.known[ids], self.knots)
-        return sum((self.weights[:, k] * p for k, p in enumerate(phi)), start=jnp.float32(0))
+        return _weighted(self.weights, phi)
 
     def weights_gradient(self, d_logits: jax.Array) -> jax.Array:
         """From the gradient of the logits (N, V) to that of the weights (N, K + 1)."""
@@ -76,6 +75,14 @@ class Near:
         difference = self.here[:, None, :] - self.there[None, :, :]
         known = jnp.broadcast_to(self.known, difference.shape[:-1])
         return _spline(difference, known, self.knots)
+
+
+def _weighted(weights: jax.Array, features: list[jax.Array]) -> jax.Array:
+    """Sum of each feature times its weight, the last axis of `weights`, without an array of all of them."""
+    total = weights[..., 0] * features[0]
+    for k, feature in enumerate(features[1:], start=1):
+        total += weights[..., k] * feature
+    return total
 
 
 def _spline(difference: jax.Array, known: jax.Array, knots: tuple[float, ...]) -> list[jax.Array]:
