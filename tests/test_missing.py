@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -87,6 +89,27 @@ def test_unseen_and_missing_values_are_trained_where_values_are_hidden() -> None
         assert (np.asarray(row) == 0).all()
     for row in rows(0.5):
         assert (np.asarray(row) != 0).any()
+
+
+def test_a_hidden_place_is_hidden_from_encoders_too() -> None:
+    """The catalogue knows every place, and must not give a hidden one back."""
+    batch, catalogue = random_batch(B, L)
+    place = jnp.asarray([40.7, -74.0]) + 0.01 * jnp.arange(len(catalogue.place), dtype=jnp.float32)[:, None]
+    catalogue = dataclasses.replace(catalogue, place=place)
+    model = build(hide=0.5)
+    variables = random_parameters(model, batch, catalogue, method="loss")
+
+    def loss(missing: jax.Array) -> jax.Array:
+        params = jax.tree.map(lambda x: x, variables["params"])
+        params["encoders_space"]["place"]["missing"] = missing
+        key = {"dropout": jax.random.key(0)}
+        out = model.apply({"params": params}, batch, catalogue, True, method="loss", rngs=key)
+        return out[0]  # pyright: ignore
+
+    missing = variables["params"]["encoders_space"]["place"]["missing"]
+    assert (np.asarray(jax.jit(jax.grad(loss))(missing)) != 0).any()
+    model = build()  # nothing is hidden, and every place is known
+    assert (np.asarray(jax.jit(jax.grad(loss))(missing)) == 0).all()
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.4])

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.ops import attention, blocked
+from stjax.ops import attention, blocked, geo
 from stjax.ops.time import log_bucket
 from tests.random_events import random_events
 from tests.strict import strict
@@ -24,7 +24,7 @@ ATTENTION = {
 def bias(params, lag, seconds, km) -> jax.Array:
     total = attention.lag_bias(params["lag"], lag)[None]
     total += attention.bucket_bias(params["gap"], log_bucket(seconds, params["gap"].shape[1]))
-    total += attention.bucket_bias(params["distance"], attention.distance_bucket(km, 16))
+    total += attention.bucket_bias(params["distance"], jnp.where(km < 0, 16, geo.distance_bucket(km, 16)))
     return total + attention.decay_bias(params["weight"], params["tau"], seconds.astype(jnp.float32))
 
 

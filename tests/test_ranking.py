@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.events import Events
+from stjax.events import FIRST, Events
 from stjax.nn.ranking import Ranking, Task
 from tests.models import random_parameters
 from tests.random_events import SCHEMA, random_events
@@ -110,7 +110,7 @@ def test_losses_are_those_of_a_plain_loop() -> None:
             target.numeric["rating"][b, t],
             target.categorical["scene"][b, t],
         )
-        known = {"liked": not np.isnan(rating), "rated": not np.isnan(rating), "bought": scene != 0}
+        known = {"liked": not np.isnan(rating), "rated": not np.isnan(rating), "bought": scene >= FIRST}
         p = {name: 1 / (1 + np.exp(-y[name])) for name in ("liked", "bought")}
         loss = {
             "liked": -np.log(p["liked"] if rating >= 4.0 else 1 - p["liked"]),
@@ -121,7 +121,8 @@ def test_losses_are_those_of_a_plain_loop() -> None:
             expected[f"{name}_loss"] += w * loss[name] if known[name] else 0.0
             expected[f"{name}_known"] += w if known[name] else 0.0
     assert set(sums) == set(expected)
-    assert expected["liked_known"] < expected["bought_known"] < float(weight.sum())
+    assert 0 < expected["liked_known"] < float(weight.sum())
+    assert 0 < expected["bought_known"] < float(weight.sum())
     for name, value in expected.items():
         np.testing.assert_allclose(sums[name], value, rtol=1e-4, err_msg=name)
     np.testing.assert_allclose(total, sum(t.weight * sums[f"{t.name}_loss"] for t in TASKS), rtol=1e-5)
@@ -236,7 +237,7 @@ def test_dropout_is_of_training() -> None:
         (Task("x", "clicks"), r"task 'x': no event field 'clicks'; .*'rating'.*'scene'"),
         (Task("x", "price"), r"no event field 'price'"),  # of items
         (Task("x", "rating"), "'rating' is numeric, a binary task needs threshold"),
-        (Task("x", "scene"), r"positive=\(\) must name ids of 'scene', 1 to 5"),
+        (Task("x", "scene"), r"positive=\(\) must name ids of 'scene', 2 to 5"),
         (Task("x", "scene", positive=(6,)), r"positive=\(6,\) must name ids"),
         (Task("x", "scene", "regression"), "'scene' is categorical, only binary tasks fit"),
     ],

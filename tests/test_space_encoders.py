@@ -14,8 +14,8 @@ from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder
 from stjax.nn.space import CellEmbed, HomeEmbed, MovementEmbed, PlaceEmbed, SpaceEmbed, event_place, located
 from stjax.nn.space.home import DISTANCE_BUCKETS
-from stjax.nn.space.movement import BLUR_KM
 from stjax.ops import cells, geo
+from stjax.ops.gaps import BLUR_KM
 from tests.random_events import random_catalogue, random_events
 from tests.strict import strict
 from tests.test_ops_geo import frame64, unit64

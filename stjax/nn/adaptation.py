@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from stjax.events import FIRST, Batch, Catalogue, Events, Query
+from stjax.nn.objectives import InBatch
 from stjax.nn.recommender import Recommender
 
 Params = Any  # nested dicts of arrays
@@ -81,8 +82,11 @@ class MetaLearned(nn.Module):
     `put(params, adapted)` from an empty state, and go on with `model.step` and these parameters. The answers
     are those of `scores`.
 
-    The inner loop runs as at serving time, without dropout. On its backward pass second order keeps the
-    probabilities of the support's targets for the whole catalogue, (B, support, V); `first_order` does not.
+    The inner loop runs as at serving time, without dropout and over the whole catalogue, and descends all
+    that the model's loss holds, auxiliary targets and ranking included. Each row is a batch of its own, so
+    that a sampled objective draws for each user; `InBatch`, whose negatives are other users' targets, is
+    refused. Memory: a gradient of the item table for every row, (B, V, D), and in second order the
+    probabilities of the support's targets, (B, support, V); for large catalogues take small batches.
 
     support: events, at least 2, ValueError otherwise; their support - 1 transitions adapt. steps, rate: of
     gradient descent. chosen: paths of parameters of the model.
@@ -104,6 +108,8 @@ class MetaLearned(nn.Module):
         self, batch: Batch, catalogue: Catalogue, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean negative log-likelihood over the batch's weights after the support, and scalars to log."""
+        if isinstance(self.model.head.objective, InBatch):
+            raise ValueError("MetaLearned takes each user alone: choose another objective than InBatch")
         if self.is_initializing():
             return self.model.loss(batch, catalogue, train)
         model, variables = self.model.unbind()

@@ -21,7 +21,7 @@ from stjax.ops.near import Near
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """A categorical item field of the next item, predicted beside the item itself, in training only."""
+    """A categorical item field of the next item, whose prediction is a part of the loss and of no score."""
 
     field: str
     """Of the catalogue: category."""
@@ -69,7 +69,7 @@ class Retrieval(nn.Module):
         catalogue: Catalogue,
         train: bool = False,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Sum over positions of -weight * log p(target), and sums of weight * scalars to log.
+        """Sum over positions of weight * loss, auxiliary losses included, and of weight * scalars to log.
 
         u: (B, L, D) requests. target: (B, L) item ids. weight: (B, L). table: (V, D') item vectors.
         Computed in blocks of positions: no (B, L, V) array exists.

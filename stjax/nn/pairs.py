@@ -87,7 +87,9 @@ class Pairs:
         item, item_then = _pair(now.item, steps.event.item)
         # Two items that are both unseen need not be one item.
         same_before = (item == before.item[:, None]) & (item >= FIRST) & before.valid[:, None]
-        same_earlier = (now.item_before[:, :, None] == earlier.item[:, None]) & earlier.valid[:, None]
+        item_before = now.item_before[:, :, None]
+        same_earlier = (item_before == earlier.item[:, None]) & (item_before >= FIRST)
+        same_earlier &= earlier.valid[:, None]
         if self.kind is None or self.kind not in catalogue.items.categorical:
             same_kind = same_kind_before = jnp.zeros_like(same_before)
         else:

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from stjax.events import MISSING, Events, Schema
+from stjax.events import FIRST, Events, Schema
 from stjax.nn.dropout import Dropout
 
 
@@ -87,15 +87,15 @@ class Task:
     def _of_ids(self, value: jax.Array, size: int) -> tuple[jax.Array, jax.Array]:
         if self.kind == "regression":
             raise ValueError(f"task {self.name!r}: {self.field!r} is categorical, only binary tasks fit")
-        if not self.positive or not all(MISSING < i < size for i in self.positive):
+        if not self.positive or not all(FIRST <= i < size for i in self.positive):
             raise ValueError(
                 f"task {self.name!r}: positive={self.positive} must name ids of {self.field!r}, "
-                f"1 to {size - 1}"
+                f"{FIRST} to {size - 1}"
             )
         label = jnp.zeros(value.shape, bool)
         for i in self.positive:
             label |= value == i
-        return label.astype(jnp.float32), value != MISSING
+        return label.astype(jnp.float32), value >= FIRST
 
 
 class Ranking(nn.Module):

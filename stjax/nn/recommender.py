@@ -7,6 +7,7 @@ p(v | l) = Head(I_l, query_{l+1}, items)
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,8 +58,9 @@ class Recommender(nn.Module):
     hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
       missing and unseen values have learned embeddings where the log has none or few.
     modality_dropout: share of (sequence, modality) pairs that training leaves out; what stands in is learned.
-    absent: modalities to do without, at serving time: `model.clone(absent=("space",))` has the same
-      parameters and never runs that encoder. Without modality dropout in training, zeros stand in.
+    absent: encoders to do without, at serving time: `model.clone(absent=("space",))` has the same
+      parameters and never runs that encoder. Without modality dropout in training, zeros stand in. What else
+      reads times and places (pointer, distance, gates, biases) goes by the events, whose places may be NaN.
     """
 
     items: ItemEmbed = ItemEmbed()
@@ -133,11 +135,11 @@ class Recommender(nn.Module):
         # The pointer compares up to two events before the ones it may point at.
         length, width = (1, 0) if pointer is None else (pointer.window + 2, pointer.features)
         shape = (batch, length)
-        integer = jnp.zeros(shape, jnp.int32)
+        # An array of its own for every leaf, so that the state can be donated.
         past = Past(
-            item=integer,
-            time=integer,
-            utc_offset=integer,
+            item=jnp.zeros(shape, jnp.int32),
+            time=jnp.zeros(shape, jnp.int32),
+            utc_offset=jnp.zeros(shape, jnp.int32),
             place=jnp.full((*shape, 2), jnp.nan),
             valid=jnp.zeros(shape, bool),
             key=jnp.zeros((*shape, width)),
@@ -249,6 +251,10 @@ class Recommender(nn.Module):
         self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool
     ) -> tuple[jax.Array, jax.Array]:
         events = self.hidden(events, train)
+        if train and self.hide > 0:
+            # The events are located: an encoder must not look a hidden place up again.
+            nowhere = jnp.full_like(catalogue.place, jnp.nan)
+            catalogue = dataclasses.replace(catalogue, place=nowhere)
         parts = {"item": table[events.item]}
         for name, encoder in self._present():
             parts[name] = encoder(events, catalogue)

@@ -104,12 +104,3 @@ def decay_bias(weight: jax.Array, scale: jax.Array, x: jax.Array) -> jax.Array:
     """A power law per head, -weight * log(1 + x / scale): (H,), (H,) and x (B, q, k) to (B, H, q, k)."""
     weight, scale = weight[:, None, None], scale[:, None, None]
     return -weight * jnp.log1p(x[:, None] / scale)
-
-
-def distance_bucket(km: jax.Array, buckets: int) -> jax.Array:
-    """Powers of two from 1/16 km: floor(log2 km) + 5 in [0, buckets - 1]; `buckets` where km is negative.
-
-    The logarithm is read off the exponent of the float: exact, and without a transcendental per pair.
-    """
-    exponent = (jax.lax.bitcast_convert_type(km, jnp.int32) >> 23) - 127
-    return jnp.where(km < 0, buckets, jnp.clip(exponent + 5, 0, buckets - 1))

@@ -124,8 +124,12 @@ def speed_kmh(km: jax.Array, seconds: jax.Array) -> jax.Array:
 
 
 def distance_bucket(km: jax.Array, buckets: int) -> jax.Array:
-    """Powers of two from 2^-4 km (60 m) upwards: int32 in [0, buckets - 1]."""
-    return jnp.clip(jnp.floor(jnp.log2(jnp.maximum(km, 1e-6))).astype(jnp.int32) + 5, 0, buckets - 1)
+    """Powers of two from 2^-4 km (60 m): floor(log2 km) + 5 in [0, buckets - 1], int32; km at least 0.
+
+    The logarithm is read off the exponent of the float: exact, and without a transcendental per pair.
+    """
+    exponent = (jax.lax.bitcast_convert_type(km, jnp.int32) >> 23) - 127
+    return jnp.clip(exponent + 5, 0, buckets - 1)
 
 
 @jax.tree_util.register_dataclass

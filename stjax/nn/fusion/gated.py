@@ -16,7 +16,7 @@ from stjax.nn.fusion.rows import as_rows, joined
 class GatedFusion(Fusion):
     """Each modality is projected and weighted by a gate that sees all of them (gated multimodal unit).
 
-    F = LayerNorm(sum_m sigmoid(W_m [parts]) * U_m parts_m)      Arevalo et al., 2017
+    F = LayerNorm(sum_m sigmoid(W_m [parts]) * U_m parts_m)      Arevalo et al., 2017, without their tanh
     """
 
     @nn.compact

@@ -124,9 +124,11 @@ class Windowed(Interest):
 
     def init_state(self, batch: int, features: int) -> WindowState:
         shape = (batch, self.window)
-        empty = jnp.zeros((*shape, self.heads, features // self.heads))
+        width = (*shape, self.heads, features // self.heads)
+        # An array of its own for every leaf, so that the state can be donated.
+        layers = tuple((jnp.zeros(width), jnp.zeros(width)) for _ in range(self.layers))
         time, place = self._read(jnp.zeros(shape, jnp.int32), jnp.full((*shape, 2), jnp.nan))
-        return WindowState(((empty, empty),) * self.layers, jnp.zeros(shape, bool), time, place)
+        return WindowState(layers, jnp.zeros(shape, bool), time, place)
 
     @nn.compact
     def _stack(

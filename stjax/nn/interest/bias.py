@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from stjax.ops import attention
+from stjax.ops import attention, geo
 from stjax.ops import time as ops
 
 SHORTEST_KM, LONGEST_KM = 1.0, 100.0  # where the heads' power laws start to fall, at first
@@ -31,8 +31,9 @@ def logit_bias(
         gap = seconds.astype(jnp.float32)
         total += _decay(params["gap_weight"], params["log_tau"], gap)
     if km is not None and "distance" in params:
-        table = params["distance"]
-        total += attention.bucket_bias(table, attention.distance_bucket(km, table.shape[1] - 1))
+        table, unknown = params["distance"], params["distance"].shape[1] - 1
+        bucket = jnp.where(km < 0, unknown, geo.distance_bucket(km, unknown))
+        total += attention.bucket_bias(table, bucket)
     if km is not None and "distance_weight" in params:
         decay = _decay(params["distance_weight"], params["log_km"], jnp.maximum(km, 0.0))
         total += jnp.where(km[:, None] < 0, params["unknown"][:, None, None], decay)

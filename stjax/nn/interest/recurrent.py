@@ -41,7 +41,7 @@ def project(
 
 
 class Recurrent(Interest):
-    """A stack of recurrent layers with dropout between them; a subclass says which layer.
+    """A stack of recurrent layers with dropout after each; a subclass says which layer.
 
     State: what the layer keeps, and with gates the time and place of the last event, once for the stack.
 

@@ -9,10 +9,8 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
 from stjax.nn.space.place import DISTANCE_BUCKETS, event_place, last_known_at
-from stjax.ops import geo, sequence
+from stjax.ops import gaps, geo, sequence
 from stjax.ops import time as ops
-
-BLUR_KM = 0.05  # what a recorded coordinate means: directions fade out below
 
 
 class MovementEmbed(Encoder):
@@ -56,4 +54,4 @@ class MovementEmbed(Encoder):
 
 def faded(km: jax.Array) -> jax.Array:
     """Weight of a direction over so many km: (...) -> (..., 1), 0 for none, 1 for far."""
-    return (km / (km + BLUR_KM))[..., None]
+    return (km / (km + gaps.BLUR_KM))[..., None]

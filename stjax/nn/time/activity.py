@@ -19,14 +19,14 @@ class WindowCounts(Encoder):
     """How many events of the user lie within each window before this one, as log(1 + count).
 
     This event is not counted. An event exactly a window ago is not in it; one at the same time but
-    earlier in the sequence is. No more than the last `at_most` events are looked at, which bounds the state:
-    a window that holds more counts as full.
+    earlier in the sequence is. Counts are exact up to `at_most`, at least 1: no more of the last events are
+    looked at, which bounds the state; `DecayedCounts` has no such bound.
 
     windows: seconds.
     """
 
     windows: tuple[int, ...] = (ops.HOUR, 6 * ops.HOUR, ops.DAY, ops.WEEK, 30 * ops.DAY)
-    at_most: int = 64
+    at_most: int = 256
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         return self._see(rhythm.window_counts(events.time, self.windows, self.at_most))
@@ -42,6 +42,8 @@ class WindowCounts(Encoder):
 
     @nn.compact
     def _see(self, counts: jax.Array) -> jax.Array:
+        if self.at_most < 1:
+            raise ValueError(f"at_most={self.at_most} must be at least 1")
         scaled = jnp.log1p(counts.astype(jnp.float32)) / jnp.log1p(jnp.float32(self.at_most))
         return nn.Dense(self.features, name="project")(scaled)
 
