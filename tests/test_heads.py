@@ -15,6 +15,8 @@ from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retriev
 from stjax.nn import pointer as pointer_module
 from stjax.nn.distance import Distance
 from stjax.nn.heads import Auxiliary
+from stjax.nn.objectives import GBCE, InBatch, Objective, SampledSoftmax
+from stjax.nn.ranking import Ranking, Task
 from tests.models import questions, random_batch, random_parameters, run, run_steps
 from tests.strict import strict
 
@@ -168,3 +170,68 @@ def test_a_pointer_reads_only_what_it_may(sense: str, matters: bool) -> None:
     for other in changed:
         two = run(model, variables, other, Query(), catalogue, method="scores")[:, FIRST:]
         assert (np.abs(one - two).max() > 1e-4) == matters
+
+
+def ranker(**head: Any) -> Recommender:
+    tasks = (Task("rated", "rating", "regression"), Task("liked", "rating", threshold=3.0, weight=0.5))
+    return Recommender(
+        items=ItemEmbed(6),
+        encoders={},
+        fusion=ConcatFusion(8),
+        interest=GRU(),
+        head=Retrieval(**head),
+        ranking=Ranking(tasks, hidden=7),
+    )
+
+
+def test_a_ranking_head_answers_alike_in_both_forms_and_adds_its_loss() -> None:
+    model = ranker(known=("time",))
+    batch, catalogue = random_batch(B, L)
+    variables = random_parameters(model, batch, catalogue, method="loss")
+    history, query, _ = questions(batch.events, model.known)
+    candidates = jnp.asarray(np.random.default_rng(2).integers(FIRST, 23, (B, 5)), jnp.int32)
+    whole = run(model, variables, history, query, candidates, catalogue, method="rank")
+    state = run(model, variables, model.init_state(B), history, catalogue, method="read")
+    stepped = run(model, variables, state, query, candidates, catalogue, method="answer_rank")
+    assert set(whole) == {"rated", "liked"}
+    some = np.asarray(history.valid.any(axis=1))
+    for name in whole:
+        assert whole[name].shape == (B, 5)
+        np.testing.assert_allclose(whole[name][some], stepped[name][some], atol=1e-4)
+    loss, logged = run(model, variables, batch, catalogue, method="loss")
+    plain = model.clone(ranking=None)
+    alone, _ = run(plain, variables, batch, catalogue, method="loss")
+    np.testing.assert_allclose(loss, alone + logged["rated_loss"] + 0.5 * logged["liked_loss"], rtol=1e-5)
+    # The label of the event to be ranked is not read: another one changes the loss and no answer.
+    rating = {"rating": batch.events.numeric["rating"] + 1.0}
+    other = type(batch)(batch.events.replace(numeric=rating), batch.weight)
+    assert abs(float(run(model, variables, other, catalogue, method="loss")[0] - loss)) > 1e-4
+    with pytest.raises(ValueError, match="no ranking head"):
+        plain.apply(variables, history, query, candidates, catalogue, method="rank")
+
+
+def test_a_label_that_the_query_knows_is_refused() -> None:
+    model = ranker(known=("scene",)).clone(ranking=Ranking((Task("went", "scene", positive=(2,)),)))
+    batch, catalogue = random_batch(B, L)
+    with pytest.raises(ValueError, match=r"labels \['scene'\] are in head.known"):
+        random_parameters(model, batch, catalogue, method="loss")
+
+
+@pytest.mark.parametrize("objective", [SampledSoftmax(7), GBCE(7), InBatch()], ids=lambda o: type(o).__name__)
+def test_every_objective_trains_the_whole_model(objective: Objective) -> None:
+    pointer = Pointer(5, WINDOW) if isinstance(objective, SampledSoftmax) else None
+    head = Retrieval(objective=objective, pointer=pointer, distance=Distance(KNOTS))
+    model, variables, batch, catalogue = setting(head)
+
+    def loss(variables: Any) -> jax.Array:
+        key = {"dropout": jax.random.key(0)}
+        return model.apply(variables, batch, catalogue, True, method="loss", rngs=key)[0]  # pyright: ignore
+
+    value, gradients = jax.jit(jax.value_and_grad(loss))(variables)
+    assert np.isfinite(value)
+    for path, g in jax.tree_util.tree_leaves_with_path(gradients):
+        assert np.isfinite(g).all() and (np.asarray(g) != 0).any(), path
+    if pointer is None:
+        mixed = build(head.clone(pointer=Pointer(5, WINDOW)))
+        with pytest.raises(ValueError, match="no probability that could be mixed"):
+            random_parameters(mixed, batch, catalogue, method="loss")

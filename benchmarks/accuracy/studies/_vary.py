@@ -6,7 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from stjax.nn import Encoder, Recommender
+from stjax.nn import (
+    GRU,
+    HSTU,
+    LSTM,
+    AttentionFusion,
+    ConvolutionFusion,
+    Encoder,
+    GatedFusion,
+    HyperFusion,
+    Recommender,
+    SelfAttention,
+    SpatioTemporalBias,
+    StateSpace,
+)
 from stjax.training import Experiment, load_config
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -33,3 +46,29 @@ def encoders(experiment: Experiment, **changes: Encoder | None) -> Experiment:
     assert isinstance(experiment.model, Recommender)
     merged = dict(experiment.model.encoders) | changes
     return model(experiment, encoders={name: e for name, e in merged.items() if e is not None})
+
+
+def other_fusions(experiment: Experiment) -> dict[str, Experiment]:
+    """A row for each fusion that could take the place of concatenation."""
+    assert isinstance(experiment.model, Recommender)
+    d = experiment.model.fusion.features
+    return {
+        "gates": model(experiment, fusion=GatedFusion(d)),
+        "attention over modalities": model(experiment, fusion=AttentionFusion(d)),
+        "convolution": model(experiment, fusion=ConvolutionFusion(d)),
+        "hypernetwork": model(experiment, fusion=HyperFusion(d)),
+    }
+
+
+def other_interests(experiment: Experiment, window: int) -> dict[str, Experiment]:
+    """A row for each interest model, of one layer, that could take the place of a GRU."""
+    everywhere = SpatioTemporalBias()
+    interests = {
+        "GRU with time and distance gates": GRU(gates=("time", "distance")),
+        "LSTM": LSTM(),
+        "self-attention": SelfAttention(layers=1, window=window),
+        "self-attention, spatiotemporal bias": SelfAttention(layers=1, window=window, bias=everywhere),
+        "HSTU": HSTU(layers=1, window=window),
+        "state space": StateSpace(layers=1),
+    }
+    return {name: model(experiment, interest=interest) for name, interest in interests.items()}

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from benchmarks.accuracy.studies._vary import config, encoders, head, model
+from benchmarks.accuracy.studies._vary import (
+    config,
+    encoders,
+    head,
+    model,
+    other_fusions,
+    other_interests,
+)
 from stjax.nn import (
-    GRU,
-    HSTU,
-    LSTM,
-    AttentionFusion,
     Auxiliary,
     CellEmbed,
-    ConvolutionFusion,
     Distance,
-    GatedFusion,
-    HyperFusion,
     ItemEmbed,
     MovementEmbed,
-    SelfAttention,
     SpaceEmbed,
-    SpatioTemporalBias,
-    StateSpace,
 )
 
 base = config("florence")
-bias = SpatioTemporalBias()
 
 rows = {
     "configs/florence.py": base,
@@ -44,18 +40,6 @@ rows = {
     "+ hidden values, 10%": model(base, hide=0.1),
     # alternatives of space
     "Sphere2Vec": encoders(base, space=SpaceEmbed(encoding="sphere2vec")),
-    # alternatives of fusion
-    "gates": model(base, fusion=GatedFusion(64)),
-    "attention over modalities": model(base, fusion=AttentionFusion(64)),
-    "convolution": model(base, fusion=ConvolutionFusion(64)),
-    "hypernetwork": model(base, fusion=HyperFusion(64)),
-    # alternatives of interest
-    "GRU with time and distance gates": model(base, interest=GRU(gates=("time", "distance"))),
-    "LSTM": model(base, interest=LSTM()),
-    "self-attention": model(base, interest=SelfAttention(layers=1, window=64)),
-    "self-attention, spatiotemporal bias": model(
-        base, interest=SelfAttention(layers=1, window=64, bias=bias)
-    ),
-    "HSTU": model(base, interest=HSTU(layers=1, window=64)),
-    "state space": model(base, interest=StateSpace(layers=1)),
+    **other_fusions(base),
+    **other_interests(base, window=64),
 }

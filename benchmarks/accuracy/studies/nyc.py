@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-from benchmarks.accuracy.studies._vary import config, encoders, head, model
+from benchmarks.accuracy.studies._vary import (
+    config,
+    encoders,
+    head,
+    model,
+    other_fusions,
+    other_interests,
+)
 from stjax.nn import (
-    GRU,
-    HSTU,
-    LSTM,
-    AttentionFusion,
     Auxiliary,
     CellEmbed,
-    ConvolutionFusion,
     DecayedCounts,
     Distance,
-    GatedFusion,
     HomeEmbed,
-    HyperFusion,
     ItemEmbed,
     MovementEmbed,
     RhythmEmbed,
-    SelfAttention,
-    SpatioTemporalBias,
-    StateSpace,
     Time2Vec,
     UserEmbed,
     WindowCounts,
 )
 
 base = config("nyc")
-everywhere = SpatioTemporalBias()
 
 rows = {
     "configs/nyc.py": base,
@@ -52,18 +48,6 @@ rows = {
     "+ category as auxiliary target": head(base, auxiliary=(Auxiliary("category"),)),
     "+ 4 interests": head(base, interests=4),
     "+ hidden values, 10%": model(base, hide=0.1),
-    # alternatives of fusion
-    "gates": model(base, fusion=GatedFusion(64)),
-    "attention over modalities": model(base, fusion=AttentionFusion(64)),
-    "convolution": model(base, fusion=ConvolutionFusion(64)),
-    "hypernetwork": model(base, fusion=HyperFusion(64)),
-    # alternatives of interest
-    "GRU with time and distance gates": model(base, interest=GRU(gates=("time", "distance"))),
-    "LSTM": model(base, interest=LSTM()),
-    "self-attention": model(base, interest=SelfAttention(layers=1, window=128)),
-    "self-attention, spatiotemporal bias": model(
-        base, interest=SelfAttention(layers=1, window=128, bias=everywhere)
-    ),
-    "HSTU": model(base, interest=HSTU(layers=1, window=128)),
-    "state space": model(base, interest=StateSpace(layers=1)),
+    **other_fusions(base),
+    **other_interests(base, window=128),
 }
