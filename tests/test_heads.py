@@ -12,6 +12,7 @@ import pytest
 
 from stjax.events import FIRST, Query
 from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed
+from stjax.nn import pairs
 from stjax.nn import pointer as pointer_module
 from stjax.nn.distance import Distance
 from stjax.nn.heads import Auxiliary
@@ -168,6 +169,22 @@ def test_a_pointer_reads_only_what_it_may(sense: str, matters: bool) -> None:
     for other in changed:
         two = run(model, variables, other, Query(), catalogue, method="scores")[:, FIRST:]
         assert (np.abs(one - two).max() > 1e-4) == matters
+
+
+def test_a_pointer_can_ask_for_items_however_often_they_came() -> None:
+    """With weight on the last event of each item alone, all items of the window are as likely."""
+    model, variables, batch, catalogue = setting(Retrieval(pointer=Pointer(5, WINDOW)))
+    params = jax.tree.map(jnp.zeros_like, variables["params"])
+    head = params["head"]["pointer"]
+    head["pair_weights"]["bias"] = head["pair_weights"]["bias"].at[pairs.LATEST].set(30.0)
+    head["gate"]["bias"] = head["gate"]["bias"] + 30.0
+    item = jnp.asarray([[3, 4, 7, 6, 5, 5, 3, 4, 5, 5, 6, 5]] * B)
+    events = batch.events.replace(item=item, valid=jnp.ones_like(item, bool))
+    scores = run(model, {"params": params}, events, Query(), catalogue, method="scores")
+    found = np.exp(scores[0, FIRST:])
+    recent = {3, 4, 5, 6}  # 7 is out of the window
+    expected = [1 / len(recent) if i in recent else 0.0 for i in range(FIRST, len(catalogue.place))]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
 def ranker(**head: Any) -> Recommender:

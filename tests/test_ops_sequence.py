@@ -33,6 +33,14 @@ def test_last_is_the_last_valid_one() -> None:
     np.testing.assert_array_equal(sequence.last(x, valid), x[jnp.arange(3), jnp.asarray([0, 3, 1])])
 
 
+def test_next_same_is_where_an_id_comes_again() -> None:
+    ids = np.random.default_rng(0).integers(-1, 4, (3, 13))
+    expected = [
+        [next((m for m in range(at + 1, 13) if row[m] == row[at]), 13) for at in range(13)] for row in ids
+    ]
+    np.testing.assert_array_equal(sequence.next_same(jnp.asarray(ids)), expected)
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 

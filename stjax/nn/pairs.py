@@ -10,23 +10,28 @@ import jax.numpy as jnp
 
 from stjax.events import FIRST, Catalogue
 from stjax.nn.past import Moment, Past
-from stjax.ops import geo
+from stjax.ops import geo, sequence
 from stjax.ops import time as ops
 
 DAY_HARMONICS = 4
 WEEK_HARMONICS = 3
+LATEST = 2  # which of the pair features says that an event is the last of its item
 WAVES = 2 * (DAY_HARMONICS + WEEK_HARMONICS)
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Steps:
-    """Past events (B, M), each with the two before it. waves: (B, M, 2 * WAVES), see `waves`."""
+    """Past events (B, M), each with the two before it. waves: (B, M, 2 * WAVES), see `waves`.
+
+    again: int32 (B, M), the position of the next event with the same item, M or more where there is none.
+    """
 
     event: Past
     before: Past
     earlier: Past
     waves: Any
+    again: Any
 
     @classmethod
     def of(cls, past: Past) -> Steps:
@@ -34,7 +39,8 @@ class Steps:
         before, earlier = past.shift(1), past.shift(2)
         previous = jnp.where(before.valid[..., None], waves(before.time + before.utc_offset), 0.0)
         own = waves(past.time + past.utc_offset)
-        return cls(past, before, earlier, jnp.concatenate([own, previous], axis=-1))
+        again = sequence.next_same(jnp.where(past.valid, past.item, -1))  # padding repeats nothing
+        return cls(past, before, earlier, jnp.concatenate([own, previous], axis=-1), again)
 
 
 def waves(local: jax.Array) -> jax.Array:
@@ -68,7 +74,7 @@ class Pairs:
     @property
     def count(self) -> int:
         """Number of features F."""
-        return 7 + self.time * (2 + len(self.decays)) + self.space * (1 + 2 * len(self.near_km))
+        return 8 + self.time * (2 + len(self.decays)) + self.space * (1 + 2 * len(self.near_km))
 
     def features(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> jax.Array:
         """Of the moments (B, Q) and the past events (B, M): (B, Q, F, M) float32, without gradients.
@@ -82,7 +88,12 @@ class Pairs:
         return jax.lax.stop_gradient(jnp.stack(rows, axis=2))
 
     def _order(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> list[jax.Array]:
-        """How long ago in events; whether item, the one or two before it, and their kinds are the same."""
+        """How long ago in events; whether it is the last event of its item; whether item, the one or two before
+        it, and their kinds are the same.
+
+        An item's probability is the mass of all its events, which is its frequency; weight on the last one
+        lets a request ask for the item itself, however often it came.
+        """
         before, earlier = steps.before, steps.earlier
         item, item_then = _pair(now.item, steps.event.item)
         # Two items that are both unseen need not be one item.
@@ -98,8 +109,9 @@ class Pairs:
             same_kind = known & (kinds[item] == kinds[item_then])
             same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]
         ago = jnp.maximum(lag, 0).astype(jnp.float32)
+        latest = steps.again[:, None, :] > now.position[:, :, None]
         same = [item == item_then, same_before, same_before & same_earlier, same_kind, same_kind_before]
-        return [jnp.log1p(ago) * 0.3, 1.0 / (1.0 + ago), *same]
+        return [jnp.log1p(ago) * 0.3, 1.0 / (1.0 + ago), latest, *same]
 
     def _time(self, now: Moment, past: Past) -> list[jax.Array]:
         gap = ops.elapsed(*_pair(now.time, past.time))

@@ -30,3 +30,13 @@ def last(x: jax.Array, valid: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, position.reshape((-1,) + (1,) * (x.ndim - 1)).astype(jnp.int32), axis=1)[
         :, 0
     ]
+
+
+def next_same(ids: jax.Array) -> jax.Array:
+    """Where the same id comes next: (B, L) to int32 (B, L), L where it does not. By sorting: O(L log L)."""
+    length = ids.shape[1]
+    order = jnp.argsort(ids, axis=1, stable=True).astype(jnp.int32)
+    ordered = jnp.take_along_axis(ids, order, axis=1)
+    following = jnp.where(ordered[:, 1:] == ordered[:, :-1], order[:, 1:], length)
+    following = jnp.pad(following, ((0, 0), (0, 1)), constant_values=length)
+    return jnp.zeros_like(order).at[jnp.arange(ids.shape[0])[:, None], order].set(following)

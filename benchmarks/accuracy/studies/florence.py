@@ -11,7 +11,6 @@ from benchmarks.accuracy.studies._vary import (
     other_interests,
 )
 from stjax.nn import (
-    Auxiliary,
     CellEmbed,
     Distance,
     ItemEmbed,
@@ -35,7 +34,6 @@ rows = {
     "+ distance, - pointer": head(base, distance=Distance(), pointer=None),
     "+ cells": encoders(base, cells=CellEmbed(levels=(12, 14, 16))),
     "+ movement": encoders(base, movement=MovementEmbed()),
-    "+ category as auxiliary target": head(base, auxiliary=(Auxiliary("category"),)),
     "+ 4 interests": head(base, interests=4),
     "+ hidden values, 10%": model(base, hide=0.1),
     # alternatives of space
