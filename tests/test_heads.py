@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from stjax.events import FIRST, Query
-from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed
-from stjax.nn import pairs
+from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed, pairs
 from stjax.nn import pointer as pointer_module
 from stjax.nn.distance import Distance
 from stjax.nn.heads import Auxiliary

@@ -88,8 +88,8 @@ class Pairs:
         return jax.lax.stop_gradient(jnp.stack(rows, axis=2))
 
     def _order(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> list[jax.Array]:
-        """How long ago in events; whether it is the last event of its item; whether item, the one or two before
-        it, and their kinds are the same.
+        """How long ago in events; whether it is the last of its item; whether item, the one or two before it,
+        and their kinds are the same.
 
         An item's probability is the mass of all its events, which is its frequency; weight on the last one
         lets a request ask for the item itself, however often it came.

@@ -12,7 +12,6 @@ from benchmarks.accuracy.studies._vary import (
 )
 from stjax.nn import (
     CellEmbed,
-    Distance,
     ItemEmbed,
     MovementEmbed,
     SpaceEmbed,
@@ -29,9 +28,9 @@ rows = {
     "- time, space, context": encoders(base, time=None, space=None, context=None),
     "- category and place of items": model(base, items=ItemEmbed(64, attributes=False, place=False)),
     "- pointer": head(base, pointer=None),
+    "- distance to the candidate": head(base, distance=None),
+    "- distance, pointer": head(base, distance=None, pointer=None),
     # added
-    "+ distance to the candidate": head(base, distance=Distance()),
-    "+ distance, - pointer": head(base, distance=Distance(), pointer=None),
     "+ cells": encoders(base, cells=CellEmbed(levels=(12, 14, 16))),
     "+ movement": encoders(base, movement=MovementEmbed()),
     "+ 4 interests": head(base, interests=4),
