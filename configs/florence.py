@@ -2,9 +2,9 @@
 
     STJAX_DATA=FOLDER python train.py configs/florence.py        FOLDER holds tripbuilder/
 
-What each part is worth here is in benchmarks/accuracy/README.md: the pointer and the distance to the candidate
-most, although only a quarter of the targets are revisits. Dropout .2 was chosen on validation over .4. Three
-quarters of the targets are of users that training has not seen.
+What each part is worth here is in benchmarks/accuracy/README.md: most of all the pointer and the distance
+to the candidate, although only a quarter of the targets are revisits. Dropout .2 was chosen on validation
+over .4. Three quarters of the targets are of users that training has not seen.
 """
 
 from stjax.data.protocols import NextInTrip
