@@ -38,14 +38,14 @@ def main() -> None:
     targets = sum(float(batch.weight.sum()) for batch in batches)
     state = setup.initial()
     start = time.perf_counter()
-    compiled = setup.step.lower(state, batches[0], setup.catalogue).compile()  # pyright: ignore
+    compiled = setup.step.lower(setup.key, state, batches[0], setup.catalogue).compile()  # pyright: ignore
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
 
     def steps() -> None:
         nonlocal state
         for batch in batches:
-            state, _ = compiled(state, batch, setup.catalogue)
+            state, _ = compiled(setup.key, state, batch, setup.catalogue)
         jax.block_until_ready(state)
 
     step_seconds = median_seconds(steps)

@@ -257,11 +257,12 @@ def test_adaptation_helps_users_that_training_has_never_seen(tmp_path: Any) -> N
         return Batch(events[rows], jnp.ones((len(rows), 31), jnp.float32))
 
     optimizer = make_optimizer(settings, steps)
-    step = make_train_step(meta, optimizer, learning_rate(settings, steps), seed=0)
-    state = initial_state(meta, optimizer, batch(np.arange(32)), catalogue, seed=0)
+    step = make_train_step(meta, optimizer, learning_rate(settings, steps))
+    key = jax.random.key(0)
+    state = initial_state(meta, optimizer, batch(np.arange(32)), catalogue, key)
     for _ in range(steps // 8):
         for rows in rng.permutation(known).reshape(8, 32):
-            state, metrics = step(state, batch(rows), catalogue)
+            state, metrics = step(key, state, batch(rows), catalogue)
             assert metrics["finite"]
 
     @jax.jit

@@ -44,7 +44,7 @@ def test_config_takes_a_step_and_is_evaluated(path: Path, monkeypatch: pytest.Mo
         setup = Setup.of(dataclasses.replace(experiment, batching=batching, evaluation=evaluation))
     except SourceError as error:
         pytest.skip(f"the data of {path.name} is not here: {error}")
-    state, metrics = setup.step(setup.initial(), setup.batches[0], setup.catalogue)
+    state, metrics = setup.step(setup.key, setup.initial(), setup.batches[0], setup.catalogue)
     assert np.isfinite(float(metrics["loss"])) and bool(metrics["finite"])
     report = measure(setup.scorer(state), setup.dataset, VALID, evaluation)
     assert len(report) == 32

@@ -54,7 +54,7 @@ def test_odd_logs_train_and_are_evaluated(tmp_path: Path, name: str) -> None:
     setup = Setup.of(
         dataclasses.replace(experiment, source=Log(tmp_path, name), protocol=LeaveOneOut(), model=model)
     )
-    state, metrics = setup.step(setup.initial(), setup.batches[0], setup.catalogue)
+    state, metrics = setup.step(setup.key, setup.initial(), setup.batches[0], setup.catalogue)
     assert np.isfinite(float(metrics["loss"])) and bool(metrics["finite"])
     report = measure(setup.scorer(state), setup.dataset, VALID, experiment.evaluation)
     assert (report.rank >= 1).all()

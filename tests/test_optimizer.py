@@ -95,12 +95,13 @@ def steps(batches: list[Any], seed: int = 0) -> tuple[list[State], list[Any]]:
     """States (copied, as the step donates its own) and metrics of training on the batches."""
     settings = Optimizer(warmup_steps=0, schedule="constant")
     optimizer = make_optimizer(settings, 9)
-    step = make_train_step(Line(), optimizer, learning_rate(settings, 9), seed)
+    step = make_train_step(Line(), optimizer, learning_rate(settings, 9))
+    key = jax.random.key(seed)
     catalogue: Any = ()
-    state = initial_state(Line(), optimizer, batches[0], catalogue, seed)
+    state = initial_state(Line(), optimizer, batches[0], catalogue, key)
     states, metrics = [jax.tree.map(np.array, state)], []
     for batch in batches:
-        state, said = step(state, batch, catalogue)
+        state, said = step(key, state, batch, catalogue)
         states.append(jax.tree.map(np.array, state))
         metrics.append(jax.device_get(said))
     return states, metrics

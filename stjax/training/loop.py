@@ -111,7 +111,7 @@ def fit(setup: Setup, checkpoints: Checkpoints, folder: Path, clock: Clock, cons
             first = batch.weight.shape not in shapes  # this call traces and compiles
             shapes.add(batch.weight.shape)
             clock.enter("compile" if first else "train")
-            state, metrics = setup.step(state, batch, setup.catalogue)
+            state, metrics = setup.step(setup.key, state, batch, setup.catalogue)
             clock.enter("train")
             window.add(done, metrics, batch)
             if not first:

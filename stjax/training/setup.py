@@ -25,14 +25,15 @@ from stjax.training.state import State, Step, initial_state, make_train_step
 class Setup:
     """What an experiment becomes once its data is there.
 
-    catalogue: on the device. step: the jitted train step. scores: the jitted scoring function.
-    total_steps: of all epochs. initial: makes the state before the first step.
+    catalogue: on the device. key: of the seed. step: the jitted train step. scores: the jitted scoring
+    function. total_steps: of all epochs. initial: makes the state before the first step.
     """
 
     experiment: Experiment
     dataset: Dataset
     catalogue: Catalogue
     batches: Batches
+    key: jax.Array
     step: Step
     scores: Scores
     total_steps: int
@@ -55,15 +56,16 @@ class Setup:
         optimizer = make_optimizer(experiment.optimizer, total)
         rate = learning_rate(experiment.optimizer, total)
         catalogue = jax.device_put(dataset.catalogue)
-        model, seed = experiment.model, experiment.training.seed
-        initial = functools.partial(initial_state, model, optimizer, batches[0], catalogue, seed)
+        model, key = experiment.model, jax.random.key(experiment.training.seed)
+        initial = functools.partial(initial_state, model, optimizer, batches[0], catalogue, key)
         _check_model(initial)
         return cls(
             experiment=experiment,
             dataset=dataset,
             catalogue=catalogue,
             batches=batches,
-            step=make_train_step(model, optimizer, rate, seed),
+            key=key,
+            step=make_train_step(model, optimizer, rate),
             scores=make_scores(model),
             total_steps=total,
             initial=initial,

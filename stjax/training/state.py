@@ -14,7 +14,7 @@ from flax import linen as nn
 from stjax.events import Batch, Catalogue
 
 Metrics = dict[str, jax.Array]
-Step = Callable[["State", Batch, Catalogue], tuple["State", Metrics]]
+Step = Callable[[jax.Array, "State", Batch, Catalogue], tuple["State", Metrics]]
 
 
 @jax.tree_util.register_dataclass
@@ -32,34 +32,35 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     batch: Batch,
     catalogue: Catalogue,
-    seed: int,
+    key: jax.Array,
 ) -> State:
     """The state before the first step, made inside one jitted function.
 
     batch: any batch of the training shape; only its shapes matter.
     """
-    params_key, dropout_key = jax.random.split(jax.random.key(seed))
 
-    def make(batch: Batch, catalogue: Catalogue) -> State:
+    def make(key: jax.Array, batch: Batch, catalogue: Catalogue) -> State:
+        params_key, dropout_key = jax.random.split(key)
         keys = {"params": params_key, "dropout": dropout_key}
         params = model.init(keys, batch, catalogue, train=False, method="loss")["params"]
         return State(step=jnp.int32(0), params=params, optimizer=optimizer.init(params))
 
-    return jax.jit(make)(batch, catalogue)
+    return jax.jit(make)(key, batch, catalogue)
 
 
 def make_train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, rate: Callable[[Any], Any], seed: int
+    model: nn.Module, optimizer: optax.GradientTransformation, rate: Callable[[Any], Any]
 ) -> Step:
-    """The jitted step (state, batch, catalogue) -> (state, metrics); the state is donated.
+    """The jitted step (key, state, batch, catalogue) -> (state, metrics); the state is donated.
 
-    All randomness is a function of (seed, step). A loss or gradient norm that is not finite leaves the
-    state as it was, and `metrics["finite"]` says so: the caller decides when to look.
+    key: the same at every step; all randomness is a function of it and of the step's number. It is an
+    argument, so that one compiled program serves every seed. A loss or gradient norm that is not finite
+    leaves the state as it was, and `metrics["finite"]` says so: the caller decides when to look.
     metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, and what the model's loss adds.
     """
 
-    def step(state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
-        key = jax.random.fold_in(jax.random.key(seed), state.step)
+    def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
+        key = jax.random.fold_in(key, state.step)
 
         def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
             return model.apply(  # pyright: ignore[reportReturnType] (Linen types it by `mutable`)
@@ -84,7 +85,7 @@ def make_train_step(
         metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate(state.step)}
         return kept, {**aux, **metrics, "finite": finite}
 
-    return jax.jit(step, donate_argnums=0)
+    return jax.jit(step, donate_argnums=1)
 
 
 def count_parameters(params: Any) -> int:

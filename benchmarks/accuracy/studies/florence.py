@@ -12,9 +12,11 @@ from benchmarks.accuracy.studies._vary import (
 )
 from stjax.nn import (
     CellEmbed,
+    GapEmbed,
     ItemEmbed,
     MovementEmbed,
     SpaceEmbed,
+    TimeEmbed,
 )
 
 base = config("florence")
@@ -22,15 +24,16 @@ base = config("florence")
 rows = {
     "configs/florence.py": base,
     # removed
-    "- time": encoders(base, time=None),
     "- space": encoders(base, space=None),
     "- context": encoders(base, context=None),
-    "- time, space, context": encoders(base, time=None, space=None, context=None),
+    "- space, context": encoders(base, space=None, context=None),
     "- category and place of items": model(base, items=ItemEmbed(64, attributes=False, place=False)),
     "- pointer": head(base, pointer=None),
     "- distance to the candidate": head(base, distance=None),
     "- distance, pointer": head(base, distance=None, pointer=None),
     # added
+    "+ time": encoders(base, time=TimeEmbed()),
+    "+ gaps": encoders(base, gaps=GapEmbed()),
     "+ cells": encoders(base, cells=CellEmbed(levels=(12, 14, 16))),
     "+ movement": encoders(base, movement=MovementEmbed()),
     "+ 4 interests": head(base, interests=4),
