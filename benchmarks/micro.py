@@ -196,6 +196,7 @@ def cases(s: Setting) -> Iterator[Case]:
         "MovementEmbed": library.MovementEmbed(),
         "HomeEmbed": library.HomeEmbed(),
         "ContextEmbed": library.ContextEmbed(),
+        "ProfileEmbed": library.ProfileEmbed(),
         "UserEmbed": library.UserEmbed(),
     }.items():
         yield encoder(name, module, s)

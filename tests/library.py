@@ -20,6 +20,7 @@ from stjax.nn import (
     HyperFusion,
     Interest,
     MovementEmbed,
+    ProfileEmbed,
     RhythmEmbed,
     SelfAttention,
     SpaceEmbed,
@@ -49,6 +50,7 @@ ENCODERS: dict[str, Encoder] = {
     "home": HomeEmbed(3),
     "context": ContextEmbed(4),
     "user": UserEmbed(3),
+    "profile": ProfileEmbed(3),
 }
 FUSIONS: dict[str, Fusion] = {
     "concat": ConcatFusion(8),

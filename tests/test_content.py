@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stjax.events import FIRST, MISSING, UNSEEN
-from stjax.nn.content import ContextEmbed, ItemEmbed, MultiEmbed, UserEmbed
+from stjax.nn.content import ContextEmbed, ItemEmbed, MultiEmbed, ProfileEmbed, UserEmbed
 from tests.random_events import SCHEMA, random_catalogue, random_events
 from tests.strict import strict
 
@@ -179,3 +179,43 @@ def test_an_unseen_value_differs_from_a_missing_and_a_known_one():
     ids = jnp.array([[MISSING, MISSING], [UNSEEN, MISSING], [FIRST, MISSING]], jnp.int32)
     out = np.asarray(apply(model, random_params(model, ids), ids))
     assert min(np.abs(out[a] - out[b]).max() for a, b in ((0, 1), (0, 2), (1, 2))) > 1e-2
+
+
+@pytest.mark.parametrize("field", ["category", "genres"])
+def test_a_profile_is_that_of_a_loop_in_both_forms(field):
+    runs = (2.0, 7.0)
+    model = ProfileEmbed(D, field=field, runs=runs)
+    params = random_params(model, EVENTS, CATALOGUE)
+    p = jax.tree.map(np.asarray, params["params"])
+    table = p["kinds"]["embedding"].reshape(-1, len(runs), 2 * D)
+    items = np.asarray(EVENTS.item)
+    values = CATALOGUE.items.categorical | CATALOGUE.items.multi
+    own = np.asarray(values[field])[items].reshape(B * L, -1)
+    rows = np.stack([multi_reference(table[:, r], own) for r in range(len(runs))], axis=1)
+    rows = rows.reshape(B, L, len(runs), 2 * D)
+    valid, expected = np.asarray(EVENTS.valid), np.zeros((B, L, D))
+    for b, i in np.ndindex(B, L):
+        h = np.zeros(2 * D) + p["bias"]
+        for m in range(i + 1):
+            ago = valid[b, m + 1 : i + 1].sum()  # padding is no event
+            h += sum(np.exp(-ago / run) * rows[b, m, r] * valid[b, m] for r, run in enumerate(runs))
+        expected[b, i] = dense(p["project"], np.asarray(jax.nn.gelu(jnp.asarray(h, jnp.float32))))
+    out = apply(model, params, EVENTS, CATALOGUE)
+    np.testing.assert_allclose(out[valid], expected[valid], atol=2e-5)
+    step, state = jax.jit(partial(model.apply, method="step")), model.init_state(B)
+    for k in range(L):
+        before = state
+        state, x = step(params, state, EVENTS[:, k], CATALOGUE)
+        np.testing.assert_allclose(x[valid[:, k]], expected[valid[:, k], k], atol=2e-5)
+        np.testing.assert_array_equal(state[~valid[:, k]], before[~valid[:, k]])
+    gradients = jax.jit(jax.grad(partial(loss, model)))(params, EVENTS, CATALOGUE)["params"]
+    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for g in jax.tree.leaves(gradients))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"field": "colour"}, "no item field 'colour' of kinds.*category"), ({"runs": (3.0, 0.0)}, "above 0")],
+)
+def test_a_profile_of_nothing_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(ProfileEmbed(D, **wrong).init, jax.random.key(0), EVENTS, CATALOGUE)

@@ -121,6 +121,36 @@ def test_an_auxiliary_target_is_the_category_of_the_next_item() -> None:
         missing.apply(variables, batch, catalogue, method="loss")
 
 
+def test_a_kind_that_is_foretold_speaks_for_the_past_events_of_that_kind() -> None:
+    """Raising one kind's logit moves the pointer's mass between kinds, and nothing within a kind."""
+    head = Retrieval(pointer=Pointer(5, WINDOW), auxiliary=(Auxiliary("category"),))
+    model, variables, batch, catalogue = setting(head)
+    history, query, _ = questions(batch.events, head.known)
+    kinds = np.asarray(catalogue.items.categorical["category"])
+    row = int(history.valid.sum(axis=1).argmax())
+    items = np.unique(np.asarray(history.item[row])[np.asarray(history.valid[row])][-WINDOW:])
+    items = items[items >= FIRST]
+    kind = next(k for k in kinds[items] if k >= FIRST and (kinds[items] != k).any())
+
+    def copied(raise_by: float) -> np.ndarray:
+        side = variables["params"]["head"]["auxiliary_category"]
+        bias = side["project"]["bias"].at[kind].add(raise_by)
+        side = side | {"project": side["project"] | {"bias": bias}}
+        params = variables["params"] | {"head": variables["params"]["head"] | {"auxiliary_category": side}}
+        # Without the catalogue's share: all mass is the pointer's.
+        gate = params["head"]["pointer"]["gate"]
+        params["head"]["pointer"] = params["head"]["pointer"] | {"gate": gate | {"bias": gate["bias"] + 30.0}}
+        return np.asarray(run(model, {"params": params}, history, query, catalogue, method="scores"))[
+            row, items
+        ]
+
+    gained = copied(2.0) - copied(0.0)
+    of_kind = kinds[items] == kind
+    np.testing.assert_allclose(gained[of_kind], gained[of_kind][0], atol=1e-4)
+    np.testing.assert_allclose(gained[~of_kind], gained[~of_kind][0], atol=1e-4)
+    np.testing.assert_allclose(gained[of_kind][0] - gained[~of_kind][0], 2.0, atol=1e-4)
+
+
 @pytest.mark.parametrize(("block", "unroll"), [(3, 8), (4, 2), (11, 0)])
 def test_the_pointer_in_blocks_is_the_pointer(
     monkeypatch: pytest.MonkeyPatch, block: int, unroll: int

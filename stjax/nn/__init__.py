@@ -2,7 +2,7 @@
 
 from stjax.nn.adaptation import MetaLearned, adapt
 from stjax.nn.base import Encoder, Fusion, Interest
-from stjax.nn.content import ContextEmbed, ItemEmbed, UserEmbed
+from stjax.nn.content import ContextEmbed, ItemEmbed, ProfileEmbed, UserEmbed
 from stjax.nn.distance import Distance
 from stjax.nn.fusion import AttentionFusion, ConcatFusion, ConvolutionFusion, GatedFusion, HyperFusion
 from stjax.nn.heads import Auxiliary, Retrieval
@@ -42,6 +42,7 @@ __all__ = [
     "Objective",
     "PlaceEmbed",
     "Pointer",
+    "ProfileEmbed",
     "Ranking",
     "Recommender",
     "Retrieval",

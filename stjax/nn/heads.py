@@ -39,7 +39,9 @@ class Retrieval(nn.Module):
     interests: vectors per user. With more than one the softmax is their mixture, by a learned prior
       (mixture of softmaxes, Yang et al., ICLR 2018), for users who want several things at once.
     objective: what training maximises over the catalogue.
-    auxiliary: item fields predicted on the side.
+    auxiliary: item fields predicted on the side. Where the pointer's `kind` is one of them, that prediction
+      is a part of the pointer too: which kind comes now is then learnt from every target, not from repeats
+      alone.
     """
 
     known: tuple[str, ...] = ()
@@ -81,7 +83,7 @@ class Retrieval(nn.Module):
         side, sums = self._side_losses(u, target, weight, catalogue)
         mixture = None
         if self.pointer is not None:
-            copied, gate = self.pointer.log_prob(u, now, past, target, catalogue)
+            copied, gate = self.pointer.log_prob(u, now, past, target, catalogue, self._kinds(u, catalogue))
             sums["pointer_share"] = (nn.sigmoid(gate) * weight).sum()
             parts = nn.log_sigmoid(-gate), nn.log_sigmoid(gate) + copied
             mixture = parts[0].reshape(-1), parts[1].reshape(-1)
@@ -111,8 +113,9 @@ class Retrieval(nn.Module):
         log_p = each[0] if len(each) == 1 else jax.nn.logsumexp(jnp.stack(each), axis=0)
         if self.pointer is None:
             return log_p
-        log_past, gate = self.pointer(u[:, None], now, past, catalogue)
-        rows = jnp.arange(u.shape[0])[:, None]
+        u = u[:, None]
+        log_past, gate = self.pointer(u, now, past, catalogue, self._kinds(u, catalogue))
+        rows = jnp.arange(len(u))[:, None]
         mass = jnp.zeros_like(log_p).at[rows, past.item].add(jnp.exp(log_past[:, 0]))
         copied = jnp.log(mass) + nn.log_sigmoid(gate)
         candidate = jnp.arange(table.shape[0]) >= FIRST
@@ -120,6 +123,11 @@ class Retrieval(nn.Module):
 
     def _near(self, u: jax.Array, here: jax.Array, catalogue: Catalogue) -> Near | None:
         return None if self.distance is None else self.distance(u, here, catalogue.place)
+
+    def _kinds(self, u: jax.Array, catalogue: Catalogue) -> jax.Array | None:
+        """Logits of the kind of the next item, where they are learnt: (..., C)."""
+        kind = None if self.pointer is None else self.pointer.kind
+        return self.side[kind](u, catalogue.schema[kind].size) if kind in self.side else None
 
     def _log_prob(
         self,

@@ -28,11 +28,13 @@ UNROLL = 8  # so many blocks are unrolled, each over no more than its own past; 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Asked:
-    """What requests want of past events: (B, Q, D), weights of pair features (B, Q, F), gates (B, Q)."""
+    """What requests want of past events: (B, Q, D), weights of pair features (B, Q, F), gates (B, Q), and
+    of their kinds (B, Q, C) or None."""
 
     query: Any
     weights: Any
     gate: Any
+    kinds: Any
 
 
 class Pointer(nn.Module):
@@ -67,25 +69,33 @@ class Pointer(nn.Module):
         return self.key(jnp.concatenate([before, x], axis=-1))
 
     def __call__(
-        self, u: jax.Array, now: Moment, past: Past, catalogue: Catalogue
+        self, u: jax.Array, now: Moment, past: Past, catalogue: Catalogue, kinds: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities of the past events (B, Q, M), and the logit of the gate (B, Q).
 
-        u: (B, Q, D) requests. Where an event may not be pointed at (not yet read, out of the window, an item
-        that is no candidate) the log-probability is `attention.NEVER`; with no such event the gate is shut.
+        u: (B, Q, D) requests. kinds: (B, Q, C), what speaks for each kind now; it is added to the logits of
+        the events of that kind. Where an event may not be pointed at (not yet read, out of the window, an
+        item that is no candidate) the log-probability is `attention.NEVER`; with no such event the gate is
+        shut.
         """
         index = jnp.arange(past.item.shape[1])
-        return self._point(self._ask(u, now), now, pairs.Steps.of(past), index, catalogue)
+        return self._point(self._ask(u, now, kinds), now, pairs.Steps.of(past), index, catalogue)
 
     def log_prob(
-        self, u: jax.Array, now: Moment, past: Past, target: jax.Array, catalogue: Catalogue
+        self,
+        u: jax.Array,
+        now: Moment,
+        past: Past,
+        target: jax.Array,
+        catalogue: Catalogue,
+        kinds: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array]:
         """Log-probability that the pointer gives to each position's target, and the gate: (B, L) each.
 
         Position l asks after event l, so that u, now, past and target are (B, L, ...). In blocks of
         positions: no (B, L, F, L) array exists, and beyond UNROLL blocks memory is linear in L.
         """
-        asked, steps = self._ask(u, now), pairs.Steps.of(past)
+        asked, steps = self._ask(u, now, kinds), pairs.Steps.of(past)
         length = target.shape[1]
 
         def block(args: Any, steps: pairs.Steps, index: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -119,12 +129,12 @@ class Pointer(nn.Module):
         copied, gate = (x.swapaxes(0, 1).reshape(x.shape[1], -1)[:, :length] for x in done)
         return copied, gate
 
-    def _ask(self, u: jax.Array, now: Moment) -> Asked:
+    def _ask(self, u: jax.Array, now: Moment, kinds: jax.Array | None) -> Asked:
         query = self.query(u) * self.features**-0.5
         if self.wave_weights is not None:
             waves = pairs.weighted_waves(self.wave_weights(u), now.time + now.utc_offset)
             query = jnp.concatenate([query, waves], axis=-1)
-        return Asked(query, self.pair_weights(u), self.gate(u)[..., 0])
+        return Asked(query, self.pair_weights(u), self.gate(u)[..., 0], kinds)
 
     def _point(
         self, asked: Asked, now: Moment, steps: pairs.Steps, index: jax.Array, catalogue: Catalogue
@@ -138,6 +148,11 @@ class Pointer(nn.Module):
         logits = jnp.einsum("bqd,bmd->bqm", asked.query, key)
         pair = self.pairs.features(now, steps, lag, catalogue)
         logits += jnp.einsum("bqf,bqfm->bqm", asked.weights, pair)
+        if asked.kinds is not None and self.kind is not None:
+            # A product with few ones: as a gather its gradient would scatter.
+            kind = catalogue.items.categorical[self.kind][past.item]
+            own = jax.nn.one_hot(jnp.where(kind >= FIRST, kind, -1), asked.kinds.shape[-1])
+            logits += jnp.einsum("bqc,bmc->bqm", asked.kinds, own)
         gate = jnp.where(mask.any(axis=-1), asked.gate, -30.0)
         return attention.masked_log_softmax(logits, mask), gate
 

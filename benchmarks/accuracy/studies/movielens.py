@@ -11,6 +11,7 @@ from stjax.nn import (
     GatedFusion,
     InBatch,
     ItemEmbed,
+    ProfileEmbed,
     SampledSoftmax,
     SelfAttention,
     StateSpace,
@@ -30,6 +31,7 @@ rows = {
     # added
     "+ user attributes": encoders(base, user=UserEmbed(16, ids=False)),
     "+ user attributes and id": encoders(base, user=UserEmbed(16)),
+    "+ profile of genres": encoders(base, profile=ProfileEmbed(field="genre")),
     "+ genre as auxiliary target": head(base, auxiliary=(Auxiliary("genre"),)),
     "+ 4 interests": head(base, interests=4),
     # alternatives

@@ -3,6 +3,7 @@
 from stjax.nn.content.attributes import AttributeEmbed
 from stjax.nn.content.context import ContextEmbed
 from stjax.nn.content.items import ItemEmbed
+from stjax.nn.content.profile import ProfileEmbed
 from stjax.nn.content.users import UserEmbed
 from stjax.nn.content.values import MultiEmbed, NumericEmbed, VectorEmbed, vocabulary_init
 
@@ -12,6 +13,7 @@ __all__ = [
     "ItemEmbed",
     "MultiEmbed",
     "NumericEmbed",
+    "ProfileEmbed",
     "UserEmbed",
     "VectorEmbed",
     "vocabulary_init",
