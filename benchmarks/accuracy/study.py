@@ -1,11 +1,15 @@
 """A study: one table of experiments that differ in one thing, on the same targets, over several seeds.
 
     python -m benchmarks.accuracy.study NAME [--seeds 0 1 2] [--rows ROW ...] [--part valid] [--folder DIR]
+        [--recorded {no,first,only}] [--record]
 
 NAME is a file of `benchmarks/accuracy/studies`, whose `rows` are experiments by name; the others are compared
 with the first. Training chooses its epoch on validation. Each row and seed is a folder of
 runs/studies/NAME: a killed command goes on, and a finished one only prints. Out come a JSON line per row and
 a Markdown table: mean ± standard error over seeds, and the difference from the first row, paired by seed.
+Rows that are published stand in benchmarks/accuracy/results, as JSON lines: `--recorded only` prints their
+table and trains nothing, `--recorded first` trains what is not among them for the same config, and --record
+adds what was found to them.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
+from benchmarks.accuracy import recorded
 from stjax.data.protocols import PARTS
 from stjax.training import Experiment
 from stjax.training.checkpoint import Checkpoints
@@ -48,6 +53,8 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", help="some of the rows; the first is always there")
     parser.add_argument("--part", choices=CODES, default="valid")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--recorded", choices=("no", "first", "only"), default="no")
+    parser.add_argument("--record", action="store_true", help="add the results to the recorded ones")
     args = parser.parse_args()
     rows: Mapping[str, Experiment] = importlib.import_module(f"benchmarks.accuracy.studies.{args.study}").rows
     first = next(iter(rows))
@@ -56,18 +63,32 @@ def main() -> None:
     chosen = [name for name in rows if args.rows is None or name in args.rows or name == first]
     folder = args.folder or Path("runs") / "studies" / args.study
     use_compilation_cache()
+    known = {} if args.recorded == "no" else recorded.load(args.study, args.part)
     results: dict[str, list[dict[str, Any]]] = {}
     for name in chosen:
-        results[name] = [
-            finished(rows[name], seed, args.part, folder / slug(name) / str(seed)) for seed in args.seeds
-        ]
-        print(json.dumps(line(name, results[name], results[first])), flush=True)
+        seeds = {seed: seeded(rows[name], seed) for seed in args.seeds}
+        there = [known[name, s] for s, e in seeds.items() if recorded.holds(known, (name, s), resolve(e))]
+        if args.recorded == "only" and len(there) < len(seeds):
+            print(f"{name}: not recorded, left out", file=sys.stderr)
+            continue
+        if len(there) < len(seeds):
+            place = folder / slug(name)
+            there = [finished(e, args.part, place / str(s)) | {"row": name} for s, e in seeds.items()]
+        results[name] = there
+        print(json.dumps(line(name, there, results[first])), flush=True)
+    if args.record:
+        found = [result for group in results.values() for result in group]
+        print(f"recorded in {recorded.save(args.study, args.part, found)}", file=sys.stderr)
     print(table(results, rows[first].evaluation.select))
 
 
-def finished(experiment: Experiment, seed: int, part: str, folder: Path) -> dict[str, Any]:
+def seeded(experiment: Experiment, seed: int) -> Experiment:
+    """The same experiment with another seed."""
+    return replace(experiment, training=replace(experiment.training, seed=seed))
+
+
+def finished(experiment: Experiment, part: str, folder: Path) -> dict[str, Any]:
     """The result of one row and seed: trained where it is not there yet."""
-    experiment = replace(experiment, training=replace(experiment.training, seed=seed))
     file, config = folder / f"{part}.json", resolve(experiment)
     if file.is_file():
         result = json.loads(file.read_text())
@@ -79,6 +100,7 @@ def finished(experiment: Experiment, seed: int, part: str, folder: Path) -> dict
     report = measure(setup.scorer(state), setup.dataset, CODES[part], experiment.evaluation)
     novelty = report.segments()["novelty"]
     result = {
+        "seed": experiment.training.seed,
         "title": report.title,
         "known": list(report.known),
         "metrics": {name: value["mean"] for name, value in report.summary().items()},
@@ -161,7 +183,8 @@ def cell(mean: float, error: float | None, sign: str = "") -> str:
 
 def slug(name: str) -> str:
     """A row's name as a folder's."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    name = re.sub(r"^- ", "without ", re.sub(r"^\+ ", "with ", name.lower()))
+    return re.sub(r"[^a-z0-9.]+", "-", name).strip("-")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""Finished rows of studies, kept beside their tables: `results/STUDY-PART.jsonl`, a line per row and seed.
+
+So a table can grow over days and machines, and anyone can read by program what it was made from. A line
+counts only for the config that made it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent / "results"
+Key = tuple[str, int]  # row, seed
+
+
+def digest(config: Any) -> str:
+    """Of a resolved config: the same for the same settings."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def holds(results: dict[Key, dict[str, Any]], key: Key, config: Any) -> bool:
+    """Whether a row and seed is among the results, made by this config."""
+    return key in results and results[key]["config"] == digest(config)
+
+
+def load(study: str, part: str) -> dict[Key, dict[str, Any]]:
+    """All recorded results of a study."""
+    file = FOLDER / f"{study}-{part}.jsonl"
+    if not file.is_file():
+        return {}
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    return {(line["row"], line["seed"]): line for line in lines}
+
+
+def save(study: str, part: str, results: Iterable[dict[str, Any]]) -> Path:
+    """Add results, in the place of those of the same row and seed; whole or not at all.
+
+    Of a result's config its digest is kept.
+    """
+    file, kept = FOLDER / f"{study}-{part}.jsonl", load(study, part)
+    for result in results:
+        config = result["config"]
+        short = config if isinstance(config, str) else digest(config)
+        kept[result["row"], result["seed"]] = result | {"config": short}
+    FOLDER.mkdir(exist_ok=True)
+    partial = file.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(kept[key]) + "\n" for key in sorted(kept)))
+    return partial.rename(file)
