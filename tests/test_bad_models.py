@@ -25,6 +25,7 @@ def setup(folder: Path, **fields: Any) -> Setup:
     ("fields", "says"),
     [
         ({"interest": SelfAttention(heads=3)}, "heads=3 does not divide the 8 features"),
+        ({"interest": SelfAttention(heads=2, positions="sinus")}, "positions='sinus' must be 'learned' or"),  # pyright: ignore
         ({"dropout": 1.5}, "dropout=1.5 must be at least 0 and below 1"),
         ({"fusion": ConcatFusion(0)}, "cannot be built"),
         ({"encoders": {"item": TimeEmbed()}}, "choose another name"),

@@ -205,7 +205,7 @@ def test_a_pointer_can_ask_for_items_however_often_they_came() -> None:
     model, variables, batch, catalogue = setting(Retrieval(pointer=Pointer(5, WINDOW)))
     params = jax.tree.map(jnp.zeros_like, variables["params"])
     head = params["head"]["pointer"]
-    head["pair_weights"]["bias"] = head["pair_weights"]["bias"].at[pairs.LATEST].set(30.0)
+    head["pair_weights"]["bias"] = head["pair_weights"]["bias"].at[pairs.ORDER.index("latest")].set(30.0)
     head["gate"]["bias"] = head["gate"]["bias"] + 30.0
     item = jnp.asarray([[3, 4, 7, 6, 5, 5, 3, 4, 5, 5, 6, 5]] * B)
     events = batch.events.replace(item=item, valid=jnp.ones_like(item, bool))

@@ -15,7 +15,16 @@ from stjax.ops import time as ops
 
 DAY_HARMONICS = 4
 WEEK_HARMONICS = 3
-LATEST = 2  # which of the pair features says that an event is the last of its item
+ORDER = (  # the features of order, which there always are; the first of all
+    "log_ago",
+    "inverse_ago",
+    "latest",
+    "same_item",
+    "same_item_before",
+    "same_two_before",
+    "same_kind",
+    "same_kind_before",
+)
 WAVES = 2 * (DAY_HARMONICS + WEEK_HARMONICS)
 
 
@@ -74,7 +83,7 @@ class Pairs:
     @property
     def count(self) -> int:
         """Number of features F."""
-        return 8 + self.time * (2 + len(self.decays)) + self.space * (1 + 2 * len(self.near_km))
+        return len(ORDER) + self.time * (2 + len(self.decays)) + self.space * (1 + 2 * len(self.near_km))
 
     def features(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> jax.Array:
         """Of the moments (B, Q) and the past events (B, M): (B, Q, F, M) float32, without gradients.
@@ -110,8 +119,17 @@ class Pairs:
             same_kind_before = known & (kinds[item] == kinds[before.item][:, None]) & before.valid[:, None]
         ago = jnp.maximum(lag, 0).astype(jnp.float32)
         latest = steps.again[:, None, :] > now.position[:, :, None]
-        same = [item == item_then, same_before, same_before & same_earlier, same_kind, same_kind_before]
-        return [jnp.log1p(ago) * 0.3, 1.0 / (1.0 + ago), latest, *same]
+        named = {
+            "log_ago": jnp.log1p(ago) * 0.3,
+            "inverse_ago": 1.0 / (1.0 + ago),
+            "latest": latest,
+            "same_item": item == item_then,
+            "same_item_before": same_before,
+            "same_two_before": same_before & same_earlier,
+            "same_kind": same_kind,
+            "same_kind_before": same_kind_before,
+        }
+        return [named[name] for name in ORDER]
 
     def _time(self, now: Moment, past: Past) -> list[jax.Array]:
         gap = ops.elapsed(*_pair(now.time, past.time))

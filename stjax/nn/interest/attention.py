@@ -173,6 +173,8 @@ class SelfAttention(Windowed):
     positions: Literal["learned", "rotary"] = "learned"
 
     def layer(self, name: str) -> AttentionLayer:
+        if self.positions not in ("learned", "rotary"):
+            raise ValueError(f"positions={self.positions!r} must be 'learned' or 'rotary'")
         return AttentionLayer(
             self.heads,
             self.window,
