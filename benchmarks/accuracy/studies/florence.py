@@ -37,7 +37,7 @@ rows = {
     "+ gaps": encoders(base, gaps=GapEmbed()),
     "+ cells": encoders(base, cells=CellEmbed(levels=(12, 14, 16))),
     "+ movement": encoders(base, movement=MovementEmbed()),
-    "+ profile": encoders(base, profile=ProfileEmbed()),
+    "+ profile": encoders(base, profile=ProfileEmbed(field="categories")),
     "+ 4 interests": head(base, interests=4),
     "+ hidden values, 10%": model(base, hide=0.1),
     # alternatives of space
