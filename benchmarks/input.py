@@ -87,7 +87,7 @@ def main() -> None:
             prefetched = iter(stream(batches))
             for way, read in (
                 ("gather", lambda: batches[next(numbers)]),  # noqa: B023 (called in this turn)
-                ("grain", lambda: next(prefetched)),  # noqa: B023
+                ("grain", lambda: next(prefetched)),  # noqa: B023 (as above)
             ):
                 seconds = median_seconds(read, args.batches)
                 figures = {

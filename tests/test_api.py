@@ -24,4 +24,4 @@ def test_every_name_is_there_and_no_other() -> None:
     for name in stjax.nn.__all__:
         assert getattr(stjax.nn, name).__doc__, f"{name} has no docstring"
     with pytest.raises(AttributeError, match="no attribute 'serving_'"):
-        stjax.serving_  # noqa: B018
+        stjax.serving_  # noqa: B018 (to read it is the test)

@@ -229,7 +229,7 @@ def test_questions_read_the_past_and_nothing_else(dataset, buckets):
             assert width == min(w for w in (*(buckets or ()), length) if w >= len(past))
             assert events.valid[b].tolist() == [True] * len(past) + [False] * (width - len(past))
             one = np.ones((1, 1), bool)
-            for l, r in enumerate(past):  # noqa: E741
+            for l, r in enumerate(past):  # noqa: E741 (B, L)
                 expected = dataset.gather(np.array([[r]]), one)[0, 0]
                 jax.tree.map(np.testing.assert_array_equal, events[b, l], expected)
             expected = dataset.gather(np.array([[row]]), one)[0, 0]

@@ -124,7 +124,7 @@ def test_the_normaliser_is_unbiased_and_the_gradient_approaches_the_full_one(pro
     error = {}
     for n in (5, 20, 80):
         keys = jax.random.split(jax.random.key(n), 2000)
-        log_p, gradient = jax.vmap(lambda k: draw(k, n))(keys)  # noqa: B023
+        log_p, gradient = jax.vmap(lambda k: draw(k, n))(keys)  # noqa: B023 (called in this turn)
         # 1 / p is proportional to the normaliser; a mean of R draws is within 5 standard errors.
         assert standard_errors(np.exp(-np.asarray(log_p)), np.exp(-np.asarray(truth))).max() < 5
         error[n] = np.abs(np.asarray(gradient).mean(0) - exact).mean()

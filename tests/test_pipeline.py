@@ -42,7 +42,7 @@ def test_windows_predict_every_transition_once(lengths, length, data):
         else:
             assert first == bounds[user] and context == 0
         windows_of[user] += 1
-        predicted += [first + l + 1 for l in range(context, size - 1)]  # noqa: E741
+        predicted += [first + l + 1 for l in range(context, size - 1)]  # noqa: E741 (B, L)
     expected = [
         entry for begin, end in itertools.pairwise(bounds.tolist()) for entry in range(begin + 1, end)
     ]
@@ -100,7 +100,7 @@ def transitions(batch):
     time = batch.events.time
     return [
         (int(time[b, l]), int(time[b, l + 1]))
-        for b, l in np.argwhere(batch.weight > 0)  # noqa: E741
+        for b, l in np.argwhere(batch.weight > 0)  # noqa: E741 (B, L)
     ]
 
 

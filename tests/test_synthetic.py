@@ -268,7 +268,7 @@ def test_oracle_as_a_scorer_reads_the_time_only_where_declared(
     assert oracle.known == ("time",)
     blind = Oracle.of(store)
     assert blind.known == ()
-    np.testing.assert_array_equal(blind(None, Query(), some), blind(None, query, some))  # type: ignore[arg-type]
+    np.testing.assert_array_equal(blind(None, Query(), some), blind(None, query, some))  # type: ignore[arg-type]  # as above
 
 
 def test_oracle_in_the_ids_of_a_training_part(store: EventStore, rows: np.ndarray) -> None:

@@ -11,7 +11,6 @@ each and a Markdown table.
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 from dataclasses import dataclass
 
@@ -19,15 +18,14 @@ import numpy as np
 
 from benchmarks.accuracy.studies import _vary
 from benchmarks.accuracy.study import CODES, NEW
-from stjax.data.city.people import people
-from stjax.data.city.world import HABIT, SLOT, WORK, period
+from stjax.data.city.people import NEAR_HOME, people
+from stjax.data.city.world import HABIT, MOVES, SLOT, WORK, period
 from stjax.data.dataset import Dataset
 from stjax.data.oracle import Oracle
 from stjax.evaluation import evaluate
-from stjax.events import FIRST, UNSEEN, Events, Query
+from stjax.events import FIRST, Events, Query
 
-NEAR_HOME = 0.6  # share of favourites that lie near home, the others near work
-TRANSIT = 1  # the way to move by whose distances favourites are drawn
+TRANSIT = MOVES.index("transit")  # by whose distances favourites are drawn
 METRICS = ("Acc@1", "HR@10", "NDCG@10", "MRR")
 
 
@@ -45,18 +43,14 @@ class Filter:
         assert query.time is not None and query.utc_offset is not None
         now = period((np.asarray(query.time) + np.asarray(query.utc_offset)) // SLOT)
         of_world = np.stack([self.next_venue(int(r), int(at)) for r, at in zip(rows, now, strict=True)])
-        p = np.zeros((len(rows), self.oracle.items))
-        columns = self.oracle.remap[FIRST:]
-        own = columns >= FIRST
-        p[:, columns[own]] = of_world[:, own]
-        p[:, UNSEEN] = of_world[:, ~own].sum(axis=1)
         with np.errstate(divide="ignore"):
-            return np.log(p).astype(np.float32)
+            return np.log(self.oracle.in_columns(of_world)).astype(np.float32)
 
     def next_venue(self, row: int, now: int) -> np.ndarray:
         """P(venue) float64 (V,) of the event at a row of the store, in the period `now`."""
         world, column = self.oracle.world, self.oracle.store.columns
-        start = int(self._starts[np.searchsorted(self._starts, row, "right") - 1])
+        offsets = self.oracle.store.offsets
+        start = int(offsets[np.searchsorted(offsets, row, "right") - 1])
         events = slice(start, max(row, start + 1))  # rows of padding may be a user's first
         user, item, device, move = (
             np.asarray(column[name][events]).astype(np.int64) - FIRST
@@ -98,10 +92,6 @@ class Filter:
         p[home] += to_home
         p[work] += to_work
         return p
-
-    @functools.cached_property
-    def _starts(self) -> np.ndarray:
-        return np.asarray(self.oracle.store.offsets[:-1])
 
 
 def main() -> None:

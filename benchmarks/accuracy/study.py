@@ -69,16 +69,20 @@ def main() -> None:
         seeds = {seed: seeded(rows[name], seed) for seed in args.seeds}
         there = [known[name, s] for s, e in seeds.items() if recorded.holds(known, (name, s), resolve(e))]
         if args.recorded == "only" and len(there) < len(seeds):
+            if name == first:
+                sys.exit(f"{name!r}, with which all are compared, is not recorded: use --recorded first")
             print(f"{name}: not recorded, left out", file=sys.stderr)
             continue
-        if len(there) < len(seeds):
-            place = folder / slug(name)
-            there = [finished(e, args.part, place / str(s)) | {"row": name} for s, e in seeds.items()]
+        if args.recorded != "only":
+            have, place = {r["seed"]: r for r in there}, folder / slug(name)
+            there = [
+                have.get(seed) or finished(e, args.part, place / str(seed)) | {"row": name}
+                for seed, e in seeds.items()
+            ]
         results[name] = there
+        if args.record:
+            recorded.save(args.study, args.part, there)
         print(json.dumps(line(name, there, results[first])), flush=True)
-    if args.record:
-        found = [result for group in results.values() for result in group]
-        print(f"recorded in {recorded.save(args.study, args.part, found)}", file=sys.stderr)
     print(table(results, rows[first].evaluation.select))
 
 

@@ -68,8 +68,11 @@ class Oracle:
         now: their local times (B,), seconds since the store's epoch, or None where unknown.
         """
         before = np.maximum(rows - 1, 0)  # rows of padding may be 0
-        of_world = self._next_venue(before, now)
-        p = np.zeros((len(rows), self.items))
+        return self.in_columns(self._next_venue(before, now))
+
+    def in_columns(self, of_world: np.ndarray) -> np.ndarray:
+        """From the probabilities of the city's venues to those of the items scored: (B, V') to (B, V)."""
+        p = np.zeros((len(of_world), self.items))
         columns = self.remap[FIRST:]
         own = columns >= FIRST
         p[:, columns[own]] = of_world[:, own]

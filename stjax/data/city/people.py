@@ -10,6 +10,7 @@ from stjax.data.city.chance import uniforms, user_keys
 from stjax.data.city.parameters import City
 from stjax.data.city.world import HOME, RHYTHMS, SLOTS, WORK, World
 
+NEAR_HOME = 0.6  # share of favourites that are drawn near home, the others near work
 _RHYTHM_SHARE = np.array([0.6, 0.15, 0.25])
 # Below 2^32 a stream's numbers are for traits, above it for events.
 _TRAITS, _FAVOURITES, EVENTS = 0, 1_000, 2**32
@@ -55,7 +56,7 @@ def people(world: World, users: np.ndarray) -> People:
             favourite[:, c] = home if c == HOME else work
             continue
         u_near, u_venue = uniforms(key, _FAVOURITES + c)
-        near = np.where(u_near < 0.6, world.cell[home], world.cell[work])
+        near = np.where(u_near < NEAR_HOME, world.cell[home], world.cell[work])
         favourite[:, c] = world.draws.draw_venue(by_transit + near, c, u_venue)
     return People(
         key=key,
