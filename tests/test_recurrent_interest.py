@@ -14,6 +14,7 @@ from stjax.nn.base import Interest
 from stjax.nn.interest.gru import GRU
 from stjax.nn.interest.lstm import LSTM
 from stjax.nn.interest.movement import Before, GateName
+from stjax.nn.last import Last
 from stjax.ops import geo
 from tests.random_events import random_events
 from tests.strict import strict
@@ -133,7 +134,7 @@ def test_unknown_is_not_zero() -> None:
     x, event = features(1)[:, 0], events_of(2, full=True)[:, 0]
     event = event.replace(place=jnp.full((B, 2), 3.0))
     _, hidden = model.init_state(B, D)
-    here = Before(event.time, event.place, jnp.ones(B, bool))
+    here = Before(Last(event.time, jnp.ones(B, bool)), event.place)
     _, first = run(model, variables, (Before.none(B), hidden), x, event, method="step")
     _, at_once = run(model, variables, (here, hidden), x, event, method="step")
     lost = here._replace(place=jnp.full((B, 2), jnp.nan))

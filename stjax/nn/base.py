@@ -9,11 +9,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import Catalogue, Events
-from stjax.ops import sequence
 
 State = Any  # a pytree of arrays whose first dimension is the batch
 
@@ -87,9 +85,3 @@ class Interest(nn.Module):
     def step(self, state: State, x: jax.Array, event: Events) -> tuple[State, jax.Array]:
         """Step form: the state and one fused event (B, D) to the next state and (B, D)."""
         raise TypeError(f"{type(self).__name__} must define step")
-
-
-def previous_time(events: Events) -> tuple[jax.Array, jax.Array]:
-    """Time of the event before, and whether there is one: (B, L) int32 and (B, L) bool."""
-    exists = sequence.shift(events.valid, False) & events.valid
-    return jnp.where(exists, sequence.shift(events.time), events.time), exists

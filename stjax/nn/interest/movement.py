@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import Events
-from stjax.nn.base import previous_time
+from stjax.nn.last import Last
 from stjax.ops import gaps
 from stjax.ops.sequence import select, shift
 
@@ -19,33 +19,28 @@ FEATURES = {"time": gaps.time_features, "distance": gaps.distance_features}
 
 
 class Before(NamedTuple):
-    """Time, place and existence of the event before: (B, L) and (B, L, 2), or (B,) and (B, 2) as a state."""
+    """When the event before was, and its place (..., 2), NaN where unknown: (B, L), or (B,) as a state."""
 
-    time: jax.Array
+    last: Last
     place: jax.Array
-    exists: jax.Array
 
     @classmethod
     def none(cls, batch: int) -> Before:
         """The state before the first event."""
-        return cls(jnp.zeros(batch, jnp.int32), jnp.full((batch, 2), jnp.nan), jnp.zeros(batch, bool))
+        return cls(Last.none(batch), jnp.full((batch, 2), jnp.nan))
 
     @classmethod
     def of(cls, events: Events) -> Before:
         """Of every event of whole sequences."""
-        time, exists = previous_time(events)
-        return cls(time, shift(events.place, jnp.nan), exists)
+        return cls(Last.of(events), shift(events.place, jnp.nan))
 
     def gap(self, event: Events) -> gaps.Gap:
         """From it to the event."""
-        return gaps.between(self.time, self.place, self.exists, event.time, event.place)
+        return gaps.between(self.last.time, self.place, self.last.exists, event.time, event.place)
 
     def read(self, event: Events) -> Before:
         """The state after one more event."""
-        time, place = (
-            select(event.valid, new, old) for new, old in ((event.time, self.time), (event.place, self.place))
-        )
-        return Before(time, place, self.exists | event.valid)
+        return Before(self.last.read(event), select(event.valid, event.place, self.place))
 
 
 class GapGates(nn.Module):

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
-from stjax.nn.time.last import Last
+from stjax.nn.last import Last
 from stjax.ops import rhythm
 from stjax.ops import time as ops
 from stjax.ops.recurrence import linear_recurrence

@@ -9,7 +9,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
-from stjax.nn.time.last import Last
+from stjax.nn.last import Last
 from stjax.ops import time as ops
 
 UNIT = 32  # days, a power of two: frequencies are learned in cycles per unit, see Time2Vec

@@ -1,4 +1,4 @@
-"""The last event before each one: what every encoder of gaps keeps of the past."""
+"""The last event before each one: what encoders of gaps, and interest models, keep of the past."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from stjax.events import Events
-from stjax.nn.base import previous_time
 from stjax.ops import time as ops
-from stjax.ops.sequence import select
+from stjax.ops.sequence import select, shift
 
 
 class Last(NamedTuple):
@@ -27,7 +26,8 @@ class Last(NamedTuple):
     @classmethod
     def of(cls, events: Events) -> Last:
         """Of every event of whole sequences."""
-        return cls(*previous_time(events))
+        exists = shift(events.valid, False) & events.valid
+        return cls(jnp.where(exists, shift(events.time), events.time), exists)
 
     def gap(self, now: jax.Array) -> jax.Array:
         """Seconds since, int32, 0 where there is no event before."""
