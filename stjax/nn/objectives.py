@@ -114,6 +114,8 @@ class GBCE(Objective):
 
     negatives: items drawn uniformly, for the whole batch. calibration: t between 0, SASRec's binary
     cross-entropy, and 1, probabilities that fit. ValueError otherwise, or with no negatives.
+    From the logit of each item log V is taken, which changes no order and no optimum: a new model then gives
+    every item the probability 1 / V instead of 1/2, from where Adam would need hundreds of steps.
     """
 
     negatives: int = 256
@@ -130,6 +132,7 @@ class GBCE(Objective):
             drawn, _ = sampling.uniform(self.make_rng("dropout"), self.negatives, items, FIRST)
         else:
             drawn, times = jnp.arange(FIRST, items), self.negatives / (items - FIRST)
+        bias = bias - jnp.log(items - FIRST)
         each = losses.gbce_loss(z, table, bias, target, drawn, self.calibration, FIRST, near, times)
         return losses.weighted_sum(each, weight)
 
