@@ -190,7 +190,7 @@ def test_impossible_parts_are_refused() -> None:
     good = load_config(TINY)
     for change, says in (
         ({"name": "a/b"}, "'a/b' becomes a folder"),
-        ({"model": 3}, "model must be a Module, not int"),
+        ({"model": 3}, "model must be a Module or a baseline (stjax.baselines), not int"),
         ({"training": Batching()}, "training must be a Training, not Batching"),
         ({"source": "log.csv"}, "has no open()"),
         ({"protocol": "leave-one-out"}, "is not callable"),

@@ -2,8 +2,8 @@
 
     python -m benchmarks.accuracy.baselines nyc [--part test] [--known time]
 
-Data: `quickstart` downloads itself; `nyc` and `movielens` are read from $STJAX_DATA (see the README).
-On 2 cores: about a second per data set once its store is prepared.
+Data, protocol and further baselines are those of the config of that name. `quickstart` downloads itself, the
+others are read from $STJAX_DATA (see the README). On 2 cores: seconds a data set once its store is prepared.
 """
 
 from __future__ import annotations
@@ -11,21 +11,18 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 from rich.console import Console
 
 from stjax.baselines import all_baselines
 from stjax.data.dataset import Dataset
-from stjax.data.protocols import PARTS, LeaveOneOut, TrajectoryLast
-from stjax.data.sources import FoursquareNYC, MovieLens100K, Quickstart
+from stjax.data.protocols import PARTS
 from stjax.evaluation import evaluate, render
+from stjax.training import load_config
 
-# name: where the events come from, the protocol, whether the user's earlier items are taken out
-TASKS = {
-    "nyc": (FoursquareNYC(), TrajectoryLast(), False),
-    "movielens": (MovieLens100K(), LeaveOneOut(), True),
-    "quickstart": (Quickstart(), LeaveOneOut(), False),
-}
+CONFIGS = Path(__file__).parents[2] / "configs"
+TASKS = ("nyc", "movielens", "quickstart", "florence")
 
 
 def main() -> None:
@@ -35,14 +32,15 @@ def main() -> None:
     parser.add_argument("--known", choices=["time"], nargs="*", default=[])
     args = parser.parse_args()
 
-    source, protocol, filter_seen = TASKS[args.task]
-    store = source.open()
-    dataset = Dataset(store, protocol(store))
+    experiment = load_config(CONFIGS / f"{args.task}.py")
+    store = experiment.source.open()
+    dataset = Dataset(store, experiment.protocol(store))
     part = {word: code for code, word in PARTS.items()}[args.part]
     reports = []
-    for baseline in all_baselines(tuple(args.known)):
+    for baseline in (*all_baselines(tuple(args.known)), *experiment.baselines):
         start = time.perf_counter()
-        report = evaluate(baseline.fit(dataset), dataset, part, filter_seen=filter_seen, length=1)
+        scorer, filter_seen = baseline.fit(dataset), experiment.evaluation.filter_seen
+        report = evaluate(scorer, dataset, part, filter_seen=filter_seen, length=1)
         seconds = round(time.perf_counter() - start, 3)
         print(json.dumps({"task": args.task, **report.as_dict(), "seconds": seconds}), flush=True)
         reports.append(report)

@@ -1,13 +1,19 @@
-"""What a model must beat: popularity, repetition and a Markov chain, counted in NumPy."""
+"""What a model must beat: popularity, repetition, a Markov chain, neighbours, matrix factorization.
+
+A baseline is a frozen dataclass with `known` and `fit(dataset) -> Scorer`; in a config it takes the place of
+the model.
+"""
 
 from __future__ import annotations
 
+from stjax.baselines.ials import IALS
+from stjax.baselines.knn import ItemKNN
 from stjax.baselines.markov import Markov
 from stjax.baselines.personal import UserLast, UserMostFrequent
 from stjax.baselines.popularity import MostPopular, PopularInHourOfWeek
 from stjax.baselines.scorer import Scorer
 
-Baseline = MostPopular | PopularInHourOfWeek | UserMostFrequent | UserLast | Markov
+Baseline = MostPopular | PopularInHourOfWeek | UserMostFrequent | UserLast | Markov | ItemKNN | IALS
 
 
 def all_baselines(known: tuple[str, ...] = ()) -> tuple[Baseline, ...]:
@@ -23,7 +29,9 @@ def all_baselines(known: tuple[str, ...] = ()) -> tuple[Baseline, ...]:
 
 
 __all__ = [
+    "IALS",
     "Baseline",
+    "ItemKNN",
     "Markov",
     "MostPopular",
     "PopularInHourOfWeek",

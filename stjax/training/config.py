@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import math
 import os
 import sys
 import traceback
@@ -105,6 +106,8 @@ def resolve(value: Any) -> Any:
         return {str(key): resolve(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
         return [resolve(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no sign for it
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, os.PathLike):

@@ -144,6 +144,11 @@ class Evaluation:
         _one_of(self, "select", metric_names(self.ks))
 
 
+def is_baseline(model: Any) -> bool:
+    """Whether it is fitted to a dataset rather than trained by gradient steps."""
+    return callable(getattr(model, "fit", None))
+
+
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A data source, a protocol, a model, and how it is trained and evaluated.
@@ -151,23 +156,25 @@ class Experiment:
     source: a frozen dataclass with `open() -> EventStore`.
     protocol: a frozen dataclass, `protocol(store) -> Split`.
     model: a Linen module with methods `loss` and `scores` and a field `known`, the names of what the
-      query tells of the moment of the request.
+      query tells of the moment of the request; or a baseline (`stjax.baselines`), which is fitted in one
+      go: then batching, optimizer and training have no effect.
+    baselines: with what the result is compared besides the counting baselines, e.g. `IALS()`.
     """
 
     name: str
     source: Any
     protocol: Any
-    model: nn.Module
+    model: Any
     batching: Batching = Batching()
     optimizer: Optimizer = Optimizer()
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
+    baselines: tuple[Any, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w][\w.+-]*", self.name):
             raise ConfigError(f"name {self.name!r} becomes a folder: use letters, digits, '_', '-', '.', '+'")
         for field, kind, sort in (
-            (self.model, nn.Module, "model"),
             (self.batching, Batching, "batching"),
             (self.optimizer, Optimizer, "optimizer"),
             (self.training, Training, "training"),
@@ -175,6 +182,11 @@ class Experiment:
         ):
             if not isinstance(field, kind):
                 raise ConfigError(f"{sort} must be a {kind.__name__}, not {type(field).__name__}")
+        if not isinstance(self.model, nn.Module) and not is_baseline(self.model):
+            kind = type(self.model).__name__
+            raise ConfigError(f"model must be a Module or a baseline (stjax.baselines), not {kind}")
+        if wrong := [b for b in self.baselines if not is_baseline(b)]:
+            raise ConfigError(f"baselines must have fit(dataset) (stjax.baselines), not {wrong[0]!r}")
         if not callable(getattr(self.source, "open", None)):
             raise ConfigError(f"source {self.source!r} has no open(): see stjax/data/sources.py")
         if not callable(self.protocol):

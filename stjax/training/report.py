@@ -64,8 +64,8 @@ def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> R
 def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Report], dict[str, float]]:
     """Reports of all baselines on the test part, and their selection metric on validation."""
     settings = experiment.evaluation
-    known = experiment.model.known  # pyright: ignore[reportAttributeAccessIssue]
-    scorers = [baseline.fit(dataset) for baseline in all_baselines(known)]
+    compared = (*all_baselines(experiment.model.known), *experiment.baselines)
+    scorers = [baseline.fit(dataset) for baseline in compared if baseline != experiment.model]
     tests = [measure(scorer, dataset, TEST, settings) for scorer in scorers]
     valid = [measure(scorer, dataset, VALID, settings) for scorer in scorers]
     return tests, {report.label: report.mean(settings.select) for report in valid}

@@ -11,16 +11,17 @@ from typing import Any
 
 from rich.console import Console
 
-from stjax.data.protocols import TEST
+from stjax.data.protocols import TEST, VALID
 from stjax.errors import CheckpointError
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.config import Command, resolve
 from stjax.training.curves import draw_curves
+from stjax.training.experiment import is_baseline
 from stjax.training.logging import Clock, read_lines
 from stjax.training.loop import Record, fit, load_record
 from stjax.training.report import measure, measure_baselines, print_result, summarise
 from stjax.training.run_folder import RunFolder, hardware, versions
-from stjax.training.setup import Setup, use_compilation_cache
+from stjax.training.setup import Setup, open_dataset, use_compilation_cache
 from stjax.training.state import count_parameters
 
 
@@ -54,6 +55,8 @@ def run(command: Command, console: Console) -> dict[str, Any]:
 
 
 def _train(command: Command, folder: RunFolder, console: Console) -> dict[str, Any]:
+    if is_baseline(command.experiment.model):
+        return _fit_baseline(command, folder, "result.json")
     clock = Clock()
     clock.enter("data")
     setup = Setup.of(command.experiment)
@@ -74,7 +77,35 @@ def _train(command: Command, folder: RunFolder, console: Console) -> dict[str, A
     return result
 
 
+def _fit_baseline(command: Command, folder: RunFolder, file: str) -> dict[str, Any]:
+    """What is fitted in one go needs no checkpoint: a killed run begins again."""
+    experiment, clock = command.experiment, Clock()
+    clock.enter("data")
+    dataset = open_dataset(experiment)
+    clock.enter("train")
+    scorer = experiment.model.fit(dataset)
+    clock.enter("validation")
+    valid = measure(scorer, dataset, VALID, experiment.evaluation)
+    clock.enter("test")
+    report = measure(scorer, dataset, TEST, experiment.evaluation)
+    clock.enter("baselines")
+    baselines, _ = measure_baselines(experiment, dataset)
+    result = summarise(experiment, dataset, report, baselines)
+    result |= {
+        "validation": valid.as_dict(),
+        "parameters": None,
+        "seed": getattr(experiment.model, "seed", None),
+        "hardware": hardware(),
+        "versions": versions(),
+        "seconds": clock.seconds(),
+    }
+    folder.write(file, result)
+    return result
+
+
 def _evaluate(command: Command, folder: RunFolder) -> dict[str, Any]:
+    if is_baseline(command.experiment.model):
+        return _fit_baseline(command, folder, "evaluation.json")
     clock = Clock()
     clock.enter("data")
     setup = Setup.of(command.experiment)

@@ -46,11 +46,7 @@ class Setup:
             raise ConfigError(
                 f"training runs in one process so far, not in {jax.process_count()}: start train.py once"
             )
-        store = experiment.source.open()
-        dataset = Dataset(store, experiment.protocol(store))
-        _check_query(experiment, dataset)
-        for part in (VALID, TEST):
-            dataset.targets(part)  # raises now, not after an epoch, where there are none
+        dataset = open_dataset(experiment)
         batches = _batches(experiment, dataset)
         total = experiment.training.epochs * batches.per_epoch
         optimizer = make_optimizer(experiment.optimizer, total)
@@ -75,7 +71,7 @@ class Setup:
         """The model with the parameters of a state, for the evaluator."""
         return ModelScorer(
             name=self.experiment.name,
-            known=tuple(self.experiment.model.known),  # pyright: ignore[reportAttributeAccessIssue]
+            known=tuple(self.experiment.model.known),
             scores=self.scores,
             params=state.params,
             catalogue=self.catalogue,
@@ -84,6 +80,16 @@ class Setup:
     def restored(self, checkpoints: Checkpoints, step: int) -> State:
         """The state of a saved step."""
         return checkpoints.restore(step, jax.eval_shape(self.initial))
+
+
+def open_dataset(experiment: Experiment) -> Dataset:
+    """The data through the protocol. Raises UserError for what cannot work, also a part without targets."""
+    store = experiment.source.open()
+    dataset = Dataset(store, experiment.protocol(store))
+    _check_query(experiment, dataset)
+    for part in (VALID, TEST):
+        dataset.targets(part)  # raises now, not after an epoch, where there are none
+    return dataset
 
 
 def use_compilation_cache() -> None:

@@ -1,0 +1,177 @@
+"""Matrix factorization for implicit feedback by exact alternating least squares (iALS)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from stjax.baselines.counts import PairCounts, ranges
+from stjax.baselines.scorer import Scorer
+from stjax.data.dataset import Dataset
+from stjax.errors import ConfigError
+from stjax.events import FIRST, Array, Query
+from stjax.ops import least_squares
+
+ENTRIES = 1 << 20  # floats of a chunk's gathered factors (N, L, K): they stay in a core's cache
+SHORTEST = 8
+AT_ONCE = 32  # rows of a request that are solved together
+
+
+@dataclass(frozen=True)
+class IALS:
+    """User and item factors of the counts of the training part (Hu, Koren and Volinsky, ICDM 2008).
+
+    Minimises, over all users u and items v, with n_uv the user's training events with the item,
+
+        sum_uv (1 + alpha n_uv) (p_uv - x_u'y_v)^2 + regularisation (sum_u |x_u|^2 + sum_v |y_v|^2)
+
+    with p_uv = 1 where n_uv > 0, else 0. At a request the user's factors are solved anew from all events
+    before it, so a user or an event that training has not seen counts at once.
+
+    factors: K. iterations: of both sides. seed: of the first item factors.
+    ConfigError for factors or iterations below 1, alpha or regularisation not above 0.
+    """
+
+    factors: int = 64
+    regularisation: float = 10.0
+    alpha: float = 1.0
+    iterations: int = 15
+    seed: int = 0
+
+    known = ()
+
+    def __post_init__(self) -> None:
+        for name in ("factors", "iterations"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
+        for name in ("alpha", "regularisation"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}={getattr(self, name)} must be above 0 and finite")
+
+    def fit(self, dataset: Dataset) -> Scorer:
+        """Solve for the item factors; those of users are solved at each request."""
+        rows = dataset.train_rows
+        user = np.searchsorted(dataset.store.offsets, rows, side="right") - 1
+        pairs = PairCounts.of(user, dataset.items(rows), dataset.schema.items)
+        y = self.factorise(
+            pairs.key // pairs.width, pairs.key % pairs.width, pairs.count, (dataset.store.users, pairs.width)
+        )[1]
+        return self.scorer(dataset, y)
+
+    def scorer(self, dataset: Dataset, items: Array) -> Scorer:
+        """Scores by item factors (V, K) of whatever origin."""
+        y = jnp.asarray(items, jnp.float32)
+        squared, transposed = least_squares.gram(y), np.asarray(y).T
+        alpha, regularisation = self._settings
+
+        def score(query: Query, rows: np.ndarray) -> np.ndarray:
+            del query
+            owner, row = ranges(*dataset.history_bounds(rows))
+            item = dataset.items(row)
+            known = item >= FIRST
+            own = PairCounts.of(owner[known], item[known], len(y))
+            x = np.zeros((len(rows) + 1, self.factors), np.float32)  # the last row takes what fills up
+            coordinates = own.key // own.width, own.key % own.width, own.count
+            for part in chunks(*coordinates, len(rows), self.factors, AT_ONCE):
+                for chunk in zip(*part, strict=True):  # one at a time: their number compiles nothing
+                    chunk = Chunk(*chunk)
+                    x[chunk.row] = _solve(y, squared, chunk, alpha, regularisation)
+            return x[:-1] @ transposed
+
+        return Scorer("iALS", (), score)
+
+    def factorise(
+        self, user: np.ndarray, item: np.ndarray, count: np.ndarray, shape: tuple[int, int]
+    ) -> tuple[jax.Array, jax.Array]:
+        """Factors of users (U, K) and items (V, K) of a matrix of counts in coordinates, each pair once.
+
+        A user or an item without counts has zeros.
+        """
+        scale = 1.0 / math.sqrt(self.factors)
+        y = scale * jax.random.normal(jax.random.key(self.seed), (shape[1], self.factors))
+        x = jnp.zeros((shape[0], self.factors))
+        users = chunks(user, item, count, shape[0], self.factors)
+        items = chunks(item, user, count, shape[1], self.factors)
+        for _ in range(self.iterations):
+            x = self._half(y, x, users)
+            y = self._half(x, y, items)
+        return x, y
+
+    def _half(self, table: jax.Array, out: jax.Array, parts: list[Chunk]) -> jax.Array:
+        squared, out = least_squares.gram(table), jnp.zeros_like(out)
+        for part in parts:
+            # One program at a time: on the CPU, LAPACK's calls of programs that run beside each other wait
+            # for threads which all wait (jaxlib 0.10.2 on 2 cores hangs).
+            out = jax.block_until_ready(_solve_into(out, table, squared, part, *self._settings))
+        return out
+
+    @property
+    def _settings(self) -> tuple[jax.Array, jax.Array]:
+        return jnp.float32(self.alpha), jnp.float32(self.regularisation)
+
+
+class Chunk(NamedTuple):
+    """Rows of one padded length L.
+
+    row: int32 (N,), the number of rows where there is none. item: int32 (N, L). times: float32 (N, L), 0
+    where there is none. Several chunks of one shape are one `Chunk` with leaves (C, N, ...).
+    """
+
+    row: Array
+    item: Array
+    times: Array
+
+
+def chunks(
+    row: np.ndarray, item: np.ndarray, count: np.ndarray, rows: int, factors: int, at_once: int | None = None
+) -> list[Chunk]:
+    """Counts in coordinates as padded rows, each in the smallest length of 8, 16, 32 ... that holds it.
+
+    at_once: rows of a chunk, fewer where they are long; by default as many as there are.
+    """
+    order = np.argsort(row, kind="stable")
+    row, item, count = row[order], item[order], count[order]
+    size = np.bincount(row, minlength=rows)
+    start = np.cumsum(size) - size
+    length = np.maximum(SHORTEST, 1 << np.ceil(np.log2(np.maximum(size, 1))).astype(np.int64))
+    parts = []
+    for long in np.unique(length[size > 0]):
+        mine = np.flatnonzero((length == long) & (size > 0))
+        many = int(np.clip(ENTRIES // (long * factors), 1, at_once or len(mine)))
+        number = -(-len(mine) // many)
+        # Rows that fill up the last chunk lie outside of the factors, where a scatter drops them.
+        padded = np.concatenate([mine, np.full(number * many - len(mine), rows)]).astype(np.int32)
+        owner, index = ranges(start[mine], start[mine] + size[mine])
+        place = index - start[mine][owner]
+        ids = np.zeros((number * many, long), np.int32)
+        counts = np.zeros((number * many, long), np.float32)
+        ids[owner, place], counts[owner, place] = item[index], count[index]
+        shape = (number, many)
+        parts.append(Chunk(padded.reshape(shape), ids.reshape(*shape, long), counts.reshape(*shape, long)))
+    return parts
+
+
+@jax.jit
+def _solve(
+    table: jax.Array, squared: jax.Array, chunk: Chunk, alpha: jax.Array, regularisation: jax.Array
+) -> jax.Array:
+    return least_squares.solve(table, squared, chunk.item, alpha * chunk.times, regularisation)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _solve_into(
+    out: jax.Array,
+    table: jax.Array,
+    squared: jax.Array,
+    chunks: Chunk,
+    alpha: jax.Array,
+    regularisation: jax.Array,
+) -> jax.Array:
+    found = jax.lax.map(lambda chunk: _solve(table, squared, chunk, alpha, regularisation), chunks)
+    return out.at[chunks.row].set(found, mode="drop")
