@@ -21,7 +21,7 @@ ALLOWED = {
     "nn": ("ops events nn", "jax numpy flax"),
     "metrics": ("events", "jax numpy"),
     "data": ("errors cache events data", "numpy polars grain rich tyro"),
-    "baselines": ("errors events data baselines", "numpy"),
+    "baselines": ("errors ops events data baselines", "jax numpy scipy"),
     "evaluation": ("errors ops events metrics data evaluation", "jax numpy rich"),
     "training": (
         "errors cache events metrics data baselines evaluation training",
