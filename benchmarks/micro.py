@@ -119,7 +119,7 @@ def measure(case: Case) -> dict[str, Any]:
         return out[0] if isinstance(out, tuple) else out
 
     def total(variables: Any, *args: Any) -> jax.Array:
-        return jnp.sum(forward(variables, *args))
+        return jnp.sum(jnp.stack([jnp.sum(x) for x in jax.tree.leaves(forward(variables, *args))]))
 
     def through(variables: Any, inputs: Any) -> Any:
         """Gradients of the parameters, and of the inputs where they are features and not ids."""
@@ -231,6 +231,11 @@ def cases(s: Setting) -> Iterator[Case]:
         "in-batch": Retrieval(objective=library.InBatch()),
     }.items():
         yield head(name, module, s)
+    tasks = tuple(library.Task(name, name, "regression") for name in ("click", "purchase", "rating"))
+    ranked = s.random(d), jnp.repeat(s.random(d)[:, :, None], 8, axis=2)
+    yield Case("head", "ranking, 3 tasks of 8", library.Ranking(tasks), ranked)
+    plain = Recommender(encoders={}, fusion=library.ConcatFusion(d), interest=Nothing(), head=Retrieval())
+    yield Case("head", "softmax, MetaLearned", library.MetaLearned(plain), (s.batch, s.catalogue), "loss")
 
 
 def main() -> None:
