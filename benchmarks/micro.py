@@ -229,6 +229,7 @@ def cases(s: Setting) -> Iterator[Case]:
         "sampled softmax": Retrieval(objective=library.SampledSoftmax()),
         "gBCE": Retrieval(objective=library.GBCE()),
         "in-batch": Retrieval(objective=library.InBatch()),
+        "softmax, auxiliary": Retrieval(auxiliary=(library.Auxiliary("category"),)),
     }.items():
         yield head(name, module, s)
     tasks = tuple(library.Task(name, name, "regression") for name in ("click", "purchase", "rating"))

@@ -1,7 +1,7 @@
 """Item-based collaborative filtering on MovieLens-100K, under the protocol of configs/movielens.py.
 
-The half-life of 17 seconds was chosen on validation: users rated one film after the other from lists on a
-screen, so that the films of the last half minute say most about the next.
+The half-life of 17 seconds was chosen on validation. Most likely users rated one film after the other from
+lists on a screen.
 
 STJAX_DATA=FOLDER python train.py configs/movielens_knn.py       FOLDER holds movielens_100k/
 """

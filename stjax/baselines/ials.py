@@ -18,7 +18,7 @@ from stjax.errors import ConfigError
 from stjax.events import FIRST, Array, Query
 from stjax.ops import least_squares
 
-ENTRIES = 1 << 20  # floats of a chunk's gathered factors (N, L, K): they stay in a core's cache
+ENTRIES = 1 << 20  # floats of a chunk's gathered factors (N, L, K), which bounds the memory of a step
 SHORTEST = 8
 AT_ONCE = 32  # rows of a request that are solved together
 
@@ -106,8 +106,8 @@ class IALS:
     def _half(self, table: jax.Array, out: jax.Array, parts: list[Chunk]) -> jax.Array:
         squared, out = least_squares.gram(table), jnp.zeros_like(out)
         for part in parts:
-            # One program at a time: on the CPU, LAPACK's calls of programs that run beside each other wait
-            # for threads which all wait (jaxlib 0.10.2 on 2 cores hangs).
+            # One program at a time: with several in flight, or all in one program, jaxlib 0.10.2 hung on 2
+            # CPU cores (presumably LAPACK's batched calls wait for threads which all wait).
             out = jax.block_until_ready(_solve_into(out, table, squared, part, *self._settings))
         return out
 

@@ -29,7 +29,8 @@ class ItemKNN:
     al., WWW 2001), damped by the shrinkage where few users support it. Of s only the `neighbours` largest
     of each i count, ties by popularity. age_i: days from the user's latest event with i to the user's last
     event; the request's time is not read, it would scale all scores of a user alike. Items without a
-    neighbour in the history follow by popularity, below 0.
+    neighbour in the history follow by popularity, below 0; so does what only events of more than some 140
+    half-lives ago speak for, whose weight is 0 in float32.
 
     neighbours: of each item. shrinkage: in users. half_life: in days, inf for none.
     ConfigError for fewer than one neighbour, a negative shrinkage or a half-life that is not above 0.
