@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from stjax.baselines import IALS
-from stjax.baselines.counts import PairCounts
+from stjax.baselines.counts import training_counts
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import VALID
 from stjax.evaluation import evaluate
@@ -43,10 +43,8 @@ def main() -> None:
     store = experiment.source.open()
     dataset = Dataset(store, experiment.protocol(store))
     model = dataclasses.replace(experiment.model, factors=args.factors)
-    rows = dataset.train_rows
-    user = np.searchsorted(store.offsets, rows, side="right") - 1
-    pairs = PairCounts.of(user, dataset.items(rows), dataset.schema.items)
-    counts = pairs.key // pairs.width, pairs.key % pairs.width, pairs.count
+    pairs = training_counts(dataset)
+    counts = pairs.coordinates
     shape = store.users, pairs.width
 
     _, items = model.factorise(*counts, shape)  # compiles

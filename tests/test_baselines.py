@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ from stjax.baselines import (
     UserMostFrequent,
     all_baselines,
 )
-from stjax.baselines.counts import PairCounts, ranges
+from stjax.baselines.counts import PairCounts
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, TRAIN, VALID, GlobalTemporal, LeaveOneOut
 from stjax.evaluation import evaluate
 from stjax.events import FIRST, Query
+from tests.histories import Drawn, readable
 from tests.stores import make_store
 
 USERS, ITEMS, EVENTS = 13, 11, 307
@@ -48,10 +50,12 @@ def make_dataset(path: Path, log: Log, protocol: Any) -> Dataset:
     return Dataset(store, protocol(store))
 
 
-@pytest.fixture(scope="module", params=["temporal", "leave-one-out"])
+PROTOCOLS = (GlobalTemporal(0.2, 0.2), LeaveOneOut(), Drawn("session"), Drawn("unordered"))
+
+
+@pytest.fixture(scope="module", params=PROTOCOLS, ids=lambda protocol: protocol.name)
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    protocol = GlobalTemporal(0.2, 0.2) if request.param == "temporal" else LeaveOneOut()
-    return make_dataset(tmp_path_factory.mktemp("log") / "store", make_log(0), protocol)
+    return make_dataset(tmp_path_factory.mktemp("log") / "store", make_log(0), request.param)
 
 
 class Plain:
@@ -66,11 +70,15 @@ class Plain:
         self.train = [r for r, label in enumerate(dataset.split.label) if label == TRAIN]
         self.catalogue = range(FIRST, dataset.schema.items)
         self.popularity = Counter(self.items[r] for r in self.train)
+        self._dataset = dataset
+
+    def reads(self, row: int) -> list[int]:
+        """The rows that the target may read."""
+        return readable(self._dataset.store, self._dataset.split, row)
 
     def past(self, row: int) -> list[int]:
-        """Earlier rows of the same user with a known item."""
-        same = [r for r in range(row) if self.users[r] == self.users[row]]
-        return [r for r in same if self.items[r] >= FIRST]
+        """Those with a known item."""
+        return [r for r in self.reads(row) if self.items[r] >= FIRST]
 
 
 def scores_of(baseline: Any, dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -115,7 +123,7 @@ def test_popular_in_hour_of_week(dataset: Dataset, known: tuple[str, ...]) -> No
     scores = scores_of(PopularInHourOfWeek(strength=7.0, known=known), dataset, rows)
     hours = [t // 3600 % 168 for t in plain.local]
     for b, row in enumerate(rows.tolist()):
-        hour = hours[row if known else row - 1]
+        hour = hours[row if known else plain.reads(row)[-1]]
         counted = [r for r in plain.train if hours[r] == hour]
         for v in plain.catalogue:
             prior = plain.popularity[v] / len(plain.train)
@@ -134,7 +142,7 @@ def test_markov(dataset: Dataset, known: tuple[str, ...]) -> None:
         return {v: (sum(weight for item, weight in seen if item == v) + s * prior[v]) / total for v in prior}
 
     def weight(row: int, r: int) -> float:
-        value = math.exp(-(row - 1 - r) / 11.0)
+        value = math.exp(-sum(later > r for later in plain.reads(row)) / 11.0)
         if known:
             apart = abs(plain.local[row] - plain.local[r]) % 86_400 / 3600
             value *= 1 + 4 * math.exp(-0.5 * (min(apart, 24 - apart) / 2.5) ** 2)
@@ -142,7 +150,8 @@ def test_markov(dataset: Dataset, known: tuple[str, ...]) -> None:
 
     followed = 0
     for b, row in enumerate(rows.tolist()):
-        current, past = plain.items[row - 1], plain.past(row)
+        reads, past = plain.reads(row), plain.past(row)
+        current = plain.items[reads[-1]]
         train = set(plain.train)
         chain = [
             (plain.items[r], 1.0)
@@ -150,11 +159,10 @@ def test_markov(dataset: Dataset, known: tuple[str, ...]) -> None:
             if r - 1 in train and plain.users[r - 1] == plain.users[r] and plain.items[r - 1] == current
         ]
         visits = [(plain.items[r], weight(row, r)) for r in past]
-        first = min(r for r in range(row) if plain.users[r] == plain.users[row])
         own = [
             (plain.items[r], weight(row, r))
-            for r in past
-            if r > first and plain.items[r - 1] == current >= FIRST
+            for before, r in pairwise(reads)
+            if plain.items[before] == current >= FIRST and plain.items[r] >= FIRST
         ]
         followed += len(own)
         prior = {v: plain.popularity[v] / len(plain.train) for v in plain.catalogue}
@@ -240,14 +248,12 @@ def test_a_learnable_chain_is_learnt(tmp_path: Path) -> None:
     assert evaluate(UserLast().fit(dataset), dataset, TEST).mean("Acc@1") == 0
 
 
-def test_ranges_and_pairs_agree_with_loops() -> None:
-    first, stop = np.asarray([5, 2, 9, 4]), np.asarray([8, 2, 11, 3])
-    owner, integer = ranges(first, stop)
-    assert list(zip(owner, integer, strict=True)) == [(0, 5), (0, 6), (0, 7), (2, 9), (2, 10)]
+def test_pairs_agree_with_loops() -> None:
     random = np.random.default_rng(4)
     left, right = random.integers(7, size=101), random.integers(2, 13, size=101)
     pairs = PairCounts.of(left, right, 13)
     asked = np.asarray([3, 6, 3, 9])
+    assert np.array_equal(PairCounts.of(*pairs.coordinates[:2], 13).key, pairs.key)
     owner, item, count = pairs.of_left(asked)
     found = {(int(o), int(v)): int(n) for o, v, n in zip(owner, item, count, strict=True)}
     truth = Counter(zip(left.tolist(), right.tolist(), strict=True))

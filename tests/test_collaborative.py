@@ -14,23 +14,23 @@ from rich.console import Console
 
 from stjax.baselines import IALS, ItemKNN, MostPopular
 from stjax.data.dataset import Dataset
-from stjax.data.protocols import TEST, TRAIN, GlobalTemporal, LeaveOneOut
+from stjax.data.protocols import TEST, TRAIN, LeaveOneOut
 from stjax.errors import ConfigError
 from stjax.evaluation import evaluate
 from stjax.events import FIRST, Query
 from stjax.ops import least_squares
 from stjax.training import Command, Evaluation, run
 from tests.configs.tiny import TinyLog, experiment
+from tests.histories import readable
 from tests.stores import make_store
-from tests.test_baselines import make_dataset, make_log, scores_of
+from tests.test_baselines import PROTOCOLS, make_dataset, make_log, scores_of
 
 DAY = 86_400
 
 
-@pytest.fixture(scope="module", params=["temporal", "leave-one-out"])
+@pytest.fixture(scope="module", params=PROTOCOLS, ids=lambda protocol: protocol.name)
 def dataset(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    protocol = GlobalTemporal(0.2, 0.2) if request.param == "temporal" else LeaveOneOut()
-    return make_dataset(tmp_path_factory.mktemp("log") / "store", make_log(5), protocol)
+    return make_dataset(tmp_path_factory.mktemp("log") / "store", make_log(5), request.param)
 
 
 def training_users(dataset: Dataset) -> list[set[int]]:
@@ -60,10 +60,10 @@ def test_item_knn(dataset: Dataset, neighbours: int, shrinkage: float, half_life
     scores = scores_of(ItemKNN(neighbours, shrinkage, half_life), dataset, rows)
     neither = 0
     for b, row in enumerate(rows.tolist()):
-        first, stop = (int(x[0]) for x in dataset.history_bounds(np.asarray([row])))
+        reads = readable(dataset.store, dataset.split, row)
         weight = {
-            int(dataset.items(r)): 0.5 ** ((int(time[stop - 1]) - int(time[r])) / (half_life * DAY))
-            for r in range(first, stop)  # the last event with an item counts
+            int(dataset.items(r)): 0.5 ** ((int(time[reads[-1]]) - int(time[r])) / (half_life * DAY))
+            for r in reads  # the last event with an item counts
         }
         expected = sum(w * similar[i] for i, w in weight.items() if i >= FIRST)
         there = np.asarray(expected)[FIRST:] > 0
@@ -126,15 +126,15 @@ def test_ials_answers_from_the_history_of_the_request(dataset: Dataset) -> None:
     model = IALS(factors=4, alpha=3.0, regularisation=0.5, iterations=5)
     rows = dataset.targets(TEST)
     scores = scores_of(model, dataset, rows)
-    user = np.searchsorted(dataset.store.offsets, dataset.train_rows, side="right") - 1
+    user = dataset.store.columns["user"][dataset.train_rows] - FIRST
     shape = dataset.store.users, dataset.schema.items
     count = np.zeros(shape)
     np.add.at(count, (user, dataset.items(dataset.train_rows)), 1)
     where = np.nonzero(count)
     y = np.asarray(model.factorise(*where, count[where], shape)[1], np.float64)
     for b, row in enumerate(rows.tolist()):
-        first, stop = (int(x[0]) for x in dataset.history_bounds(np.asarray([row])))
-        own = np.bincount(dataset.items(np.arange(first, stop)), minlength=len(y))
+        reads = np.asarray(readable(dataset.store, dataset.split, row))
+        own = np.bincount(dataset.items(reads), minlength=len(y))
         own[:FIRST] = 0
         system = y.T @ ((1 + 3.0 * own)[:, None] * y) + 0.5 * np.eye(4)
         expected = y @ np.linalg.solve(system, y.T @ ((1 + 3.0 * own) * (own > 0)))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from stjax.data.dataset import Dataset
 from stjax.data.pipeline import Batches, stream
 from stjax.data.protocols import HISTORY, TEST, TRAIN, GlobalTemporal, Split
-from stjax.data.windows import concatenated_runs, cut
+from stjax.data.windows import cut, ranges
 from stjax.errors import UserError
 from tests.stores import make_store
 
@@ -58,9 +58,9 @@ def test_impossible_overlap(overlap):
         cut(np.array([0, 9]), 5, overlap)
 
 
-def test_concatenated_runs():
-    rows = concatenated_runs(np.array([5, 2, 7]), np.array([8, 2, 9]))
-    assert rows.tolist() == [5, 6, 7, 7, 8]
+def test_ranges():
+    owner, integer = ranges(np.array([5, 2, 9, 4]), np.array([8, 2, 11, 3]))
+    assert list(zip(owner, integer, strict=True)) == [(0, 5), (0, 6), (0, 7), (2, 9), (2, 10)]
 
 
 LENGTHS = [1, 2, 3, 4] * 5 + [5, 6, 7, 9] * 3 + [12, 13, 17, 41, 97]

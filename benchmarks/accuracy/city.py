@@ -49,8 +49,7 @@ class Filter:
     def next_venue(self, row: int, now: int) -> np.ndarray:
         """P(venue) float64 (V,) of the event at a row of the store, in the period `now`."""
         world, column = self.oracle.world, self.oracle.store.columns
-        offsets = self.oracle.store.offsets
-        start = int(offsets[np.searchsorted(offsets, row, "right") - 1])
+        start = int(self.oracle.store.offsets[self.oracle.store.user_of(np.asarray(row))])
         events = slice(start, max(row, start + 1))  # rows of padding may be a user's first
         user, item, device, move = (
             np.asarray(column[name][events]).astype(np.int64) - FIRST

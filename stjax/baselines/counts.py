@@ -11,18 +11,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from stjax.data.dataset import Dataset
+from stjax.data.windows import ranges
 from stjax.events import FIRST
 
 HOUR = 3600
 HOURS_OF_WEEK = 168
-
-
-def ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All integers of many ranges in one go: (which range, the integer), int64 each, in order."""
-    length = np.maximum(stop - first, 0)
-    owner = np.repeat(np.arange(len(length)), length)
-    start = np.cumsum(length) - length
-    return owner, np.arange(len(owner)) - start[owner] + first[owner]
 
 
 def local_time(dataset: Dataset, rows: np.ndarray) -> np.ndarray:
@@ -64,6 +57,11 @@ class PairCounts:
         key = left.astype(np.int64) * width + right
         return cls(*np.unique(key, return_counts=True), width)
 
+    @property
+    def coordinates(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The pairs as (left, right, count), int64 (P,) each."""
+        return self.key // self.width, self.key % self.width, self.count
+
     def of_left(self, left: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Every pair of each given id (B,): (position in `left`, right, count), concatenated."""
         left = left.astype(np.int64)
@@ -71,6 +69,12 @@ class PairCounts:
         stop = np.searchsorted(self.key, (left + 1) * self.width)
         owner, index = ranges(first, stop)
         return owner, self.key[index] % self.width, self.count[index]
+
+
+def training_counts(dataset: Dataset) -> PairCounts:
+    """How often each user, in 0..U-1, had each item in training."""
+    rows = dataset.train_rows
+    return PairCounts.of(dataset.store.user_of(rows), dataset.items(rows), dataset.schema.items)
 
 
 def add_at(scores: np.ndarray, owner: np.ndarray, item: np.ndarray, value: np.ndarray) -> None:

@@ -11,9 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from stjax.baselines.counts import PairCounts, ranges
+from stjax.baselines.counts import PairCounts, training_counts
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
+from stjax.data.windows import ranges
 from stjax.errors import ConfigError
 from stjax.events import FIRST, Array, Query
 from stjax.ops import least_squares
@@ -32,7 +33,7 @@ class IALS:
         sum_uv (1 + alpha n_uv) (p_uv - x_u'y_v)^2 + regularisation (sum_u |x_u|^2 + sum_v |y_v|^2)
 
     with p_uv = 1 where n_uv > 0, else 0. At a request the user's factors are solved anew from all events
-    before it, so a user or an event that training has not seen counts at once.
+    that may be read, so a user or an event that training has not seen counts at once.
 
     factors: K. iterations: of both sides. seed: of the first item factors.
     ConfigError for factors or iterations below 1, alpha or regularisation not above 0.
@@ -56,12 +57,8 @@ class IALS:
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Solve for the item factors; those of users are solved at each request."""
-        rows = dataset.train_rows
-        user = np.searchsorted(dataset.store.offsets, rows, side="right") - 1
-        pairs = PairCounts.of(user, dataset.items(rows), dataset.schema.items)
-        y = self.factorise(
-            pairs.key // pairs.width, pairs.key % pairs.width, pairs.count, (dataset.store.users, pairs.width)
-        )[1]
+        pairs = training_counts(dataset)
+        y = self.factorise(*pairs.coordinates, (dataset.store.users, pairs.width))[1]
         return self.scorer(dataset, y)
 
     def scorer(self, dataset: Dataset, items: Array) -> Scorer:
@@ -72,13 +69,12 @@ class IALS:
 
         def score(query: Query, rows: np.ndarray) -> np.ndarray:
             del query
-            owner, row = ranges(*dataset.history_bounds(rows))
-            item = dataset.items(row)
+            history = dataset.history(rows)
+            item = dataset.items(history.row)
             known = item >= FIRST
-            own = PairCounts.of(owner[known], item[known], len(y))
+            own = PairCounts.of(history.owner[known], item[known], len(y))
             x = np.zeros((len(rows) + 1, self.factors), np.float32)  # the last row takes what fills up
-            coordinates = own.key // own.width, own.key % own.width, own.count
-            for part in chunks(*coordinates, len(rows), self.factors, AT_ONCE):
+            for part in chunks(*own.coordinates, len(rows), self.factors, AT_ONCE):
                 for chunk in zip(*part, strict=True):  # one at a time: their number compiles nothing
                     chunk = Chunk(*chunk)
                     x[chunk.row] = _solve(y, squared, chunk, alpha, regularisation)
@@ -99,12 +95,13 @@ class IALS:
         users = chunks(user, item, count, shape[0], self.factors)
         items = chunks(item, user, count, shape[1], self.factors)
         for _ in range(self.iterations):
-            x = self._half(y, x, users)
-            y = self._half(x, y, items)
+            x = self._half(y, users, shape[0])
+            y = self._half(x, items, shape[1])
         return x, y
 
-    def _half(self, table: jax.Array, out: jax.Array, parts: list[Chunk]) -> jax.Array:
-        squared, out = least_squares.gram(table), jnp.zeros_like(out)
+    def _half(self, table: jax.Array, parts: list[Chunk], rows: int) -> jax.Array:
+        """Factors (rows, K) of one side, given those of the other."""
+        squared, out = least_squares.gram(table), jnp.zeros((rows, self.factors))
         for part in parts:
             # One program at a time: with several in flight, or all in one program, jaxlib 0.10.2 hung on 2
             # CPU cores (presumably LAPACK's batched calls wait for threads which all wait).

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
-from stjax.baselines.counts import popularity_levels, ranges
+from stjax.baselines.counts import popularity_levels
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
 from stjax.errors import ConfigError
@@ -59,13 +59,13 @@ class ItemKNN:
 
         def score(query: Query, rows: np.ndarray) -> np.ndarray:
             del query
-            first, stop = dataset.history_bounds(rows)
-            owner, row = ranges(first, stop)
-            item = dataset.items(row)
-            latest = np.asarray(time[np.maximum(stop - 1, 0)], np.int64)
-            weight = 0.5 ** ((latest[owner] - time[row]) / (self.half_life * DAY))
-            history: Any = latest_of_each(owner, item, weight, (len(rows), len(level)))
-            scores = np.asarray((history @ near).toarray(), np.float32)
+            history = dataset.history(rows)
+            latest = np.asarray(time[np.maximum(history.last, 0)], np.int64)
+            age = latest[history.owner] - time[history.row]
+            weight = 0.5 ** (age / (self.half_life * DAY))
+            item = dataset.items(history.row)
+            had: Any = latest_of_each(history.owner, item, weight, (len(rows), len(level)))
+            scores = np.asarray((had @ near).toarray(), np.float32)
             return np.where(scores > 0, scores, popular)
 
         return Scorer("Item k nearest neighbours", (), score)
@@ -74,10 +74,9 @@ class ItemKNN:
 def interactions(dataset: Dataset) -> sparse.csr_array:
     """Who had what in the training part: (U, V) of ones, float32, one row per user of the store."""
     rows = dataset.train_rows
-    user = np.searchsorted(dataset.store.offsets, rows, side="right") - 1
-    item = dataset.items(rows)
+    pairs = dataset.store.user_of(rows), dataset.items(rows)
     shape = (dataset.store.users, dataset.schema.items)
-    matrix = sparse.csr_array((np.ones(len(rows), np.float32), (user, item)), shape=shape)
+    matrix = sparse.csr_array((np.ones(len(rows), np.float32), pairs), shape=shape)
     matrix.sum_duplicates()
     matrix.data[:] = 1.0
     return matrix

@@ -11,10 +11,10 @@ from stjax.baselines.counts import (
     add_at,
     item_counts,
     local_time,
-    ranges,
 )
 from stjax.baselines.scorer import Scorer, now
 from stjax.data.dataset import Dataset
+from stjax.data.history import History
 from stjax.events import FIRST, Query
 
 DAY = 86_400
@@ -52,29 +52,26 @@ class Markov:
         chain = training_transitions(dataset)
 
         def score(query: Query, rows: np.ndarray) -> np.ndarray:
-            first, stop = dataset.history_bounds(rows)
-            current = np.where(stop > first, dataset.items(np.maximum(stop - 1, 0)), 0)
+            history = dataset.history(rows)
+            current = np.where(history.count > 0, dataset.items(np.maximum(history.last, 0)), 0)
             scores = np.tile(popular, (len(rows), 1))
             _back_off(scores, *chain.of_left(current), self.chain)
 
-            owner, row = ranges(first, stop)
-            item, weight = dataset.items(row), self._weight(dataset, query, rows, owner, row)
+            owner, item = history.owner, dataset.items(history.row)
+            weight = self._weight(dataset, query, rows, history)
             _back_off(scores, owner, item, weight, self.user)
-            # Within a range the row before is the event before; a range's first row has none.
+            # The event before is the one before among those that may be read; the first has none.
             before = np.concatenate([[0], item[:-1]])
-            follows = (row > first[owner]) & (before == current[owner]) & (before >= FIRST)
+            follows = (history.position > 0) & (before == current[owner]) & (before >= FIRST)
             _back_off(scores, owner[follows], item[follows], weight[follows], self.own)
             return scores
 
         return Scorer("Markov with back-off", self.known, score)
 
-    def _weight(
-        self, dataset: Dataset, query: Query, rows: np.ndarray, owner: np.ndarray, row: np.ndarray
-    ) -> np.ndarray:
-        _, stop = dataset.history_bounds(rows)
-        weight = np.exp(-(stop[owner] - 1 - row) / self.memory)
+    def _weight(self, dataset: Dataset, query: Query, rows: np.ndarray, history: History) -> np.ndarray:
+        weight = np.exp(-history.age / self.memory)
         if query.time is not None:
-            apart = (local_time(dataset, row) - now(dataset, query, rows)[owner]) % DAY
+            apart = (local_time(dataset, history.row) - now(dataset, query, rows)[history.owner]) % DAY
             hours = np.minimum(apart, DAY - apart) / 3600
             weight *= 1 + self.gain * np.exp(-0.5 * (hours / self.width) ** 2)
         return weight

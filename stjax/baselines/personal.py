@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stjax.baselines.counts import PairCounts, popularity_levels, ranges
+from stjax.baselines.counts import PairCounts, popularity_levels
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
 from stjax.events import FIRST, Query
@@ -23,11 +23,11 @@ class UserMostFrequent:
 
         def score(query: Query, rows: np.ndarray) -> np.ndarray:
             scores = np.tile(level.astype(np.float32), (len(rows), 1))
-            owner, row = ranges(*dataset.history_bounds(rows))
-            own = PairCounts.of(owner, dataset.items(row), len(level))
-            owner, item = own.key // own.width, own.key % own.width
+            history = dataset.history(rows)
+            own = PairCounts.of(history.owner, dataset.items(history.row), len(level))
+            owner, item, count = own.coordinates
             # The order of (count, popularity) as one integer: float32 holds it exactly.
-            order = np.unique(own.count * levels + level[item], return_inverse=True)[1]
+            order = np.unique(count * levels + level[item], return_inverse=True)[1]
             keep = item >= FIRST
             scores[owner[keep], item[keep]] = (levels + order)[keep]
             return scores
@@ -46,12 +46,11 @@ class UserLast:
 
         def score(query: Query, rows: np.ndarray) -> np.ndarray:
             scores = np.tile(level.astype(np.float32), (len(rows), 1))
-            first, stop = dataset.history_bounds(rows)
-            owner, row = ranges(first, stop)
-            item = dataset.items(row)
+            history = dataset.history(rows)
+            item = dataset.items(history.row)
             keep = item >= FIRST
-            position = (levels + row - first[owner]).astype(np.float32)
-            np.maximum.at(scores, (owner[keep], item[keep]), position[keep])
+            position = (levels + history.position).astype(np.float32)
+            np.maximum.at(scores, (history.owner[keep], item[keep]), position[keep])
             return scores
 
         return Scorer("User's last", (), score)

@@ -16,7 +16,7 @@ ScoreFunction = Callable[[Query, np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores every item from a user's whole earlier history in the store.
+    """Scores every item from all that the split lets a target read of the store.
 
     known: query fields that it reads. score: (Query (B,), rows (B,)) to float32 (B, V).
     """
@@ -26,7 +26,7 @@ class Scorer:
     score: ScoreFunction
 
     def __call__(self, history: Events, query: Query, rows: np.ndarray) -> np.ndarray:
-        """Scores (B, V) of the targets at store rows (B,); only strictly earlier rows are read."""
+        """Scores (B, V) of the targets at store rows (B,), from `Dataset.history` of them alone."""
         return self.score(query, np.asarray(rows))
 
     def candidates(
@@ -51,5 +51,4 @@ def now(dataset: Dataset, query: Query, rows: np.ndarray) -> np.ndarray:
     """Local seconds of the request (B,): the query's time if known, else the last event's."""
     if query.time is not None:
         return np.asarray(query.time, np.int64) + np.asarray(query.utc_offset)
-    _, stop = dataset.history_bounds(rows)
-    return local_time(dataset, np.maximum(stop - 1, 0))
+    return local_time(dataset, np.maximum(dataset.history(rows).last, 0))

@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from stjax.data.history import History
 from stjax.data.protocols import PARTS, TRAIN, ProtocolError, Split
 from stjax.data.store import EventStore
-from stjax.data.windows import concatenated_runs, take_runs
+from stjax.data.windows import take_runs
 from stjax.errors import UserError
 from stjax.events import FIRST, MISSING, UNSEEN, Attributes, Catalogue, Events, Question, Schema
 
@@ -48,7 +49,7 @@ class Dataset:
         self.remap = self._remap()
         self._identity = {name: bool((ids == np.arange(len(ids))).all()) for name, ids in self.remap.items()}
         self.schema = self._schema()
-        self.notes = dict(split.notes)
+        self.notes = {**split.notes, "history": split.history}
         self._targets = {part: self._kept(part) for part in PARTS}
 
     @functools.cached_property
@@ -56,6 +57,10 @@ class Dataset:
         """16 hexadecimal digits: the store's content, the protocol and what it chose."""
         digest = hashlib.sha256(f"{self.store.fingerprint} {self.split.name}".encode())
         digest.update(np.ascontiguousarray(self.split.label, np.int8).data)
+        if self.split.session is not None:
+            digest.update(np.ascontiguousarray(self.split.session, np.int64).data)
+        if not self.split.ordered:
+            digest.update(b"without order")
         return digest.hexdigest()[:16]
 
     @functools.cached_property
@@ -110,7 +115,7 @@ class Dataset:
     def targets(self, part: int) -> np.ndarray:
         """Rows to predict in VALID or TEST, int64; ProtocolError where there are none.
 
-        Targets whose item training has not seen, or that have no earlier event, are left out and
+        Targets whose item training has not seen, or that have nothing to read, are left out and
         counted in `notes`.
         """
         if part not in PARTS:
@@ -124,21 +129,55 @@ class Dataset:
             )
         return self._targets[part]
 
-    def history_bounds(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """First row and end (exclusive) of the history of each target row: int64 (B,) twice."""
+    def history(self, rows: np.ndarray) -> History:
+        """What the split lets each target row read, int64 (B,): never itself, nor another user's rows."""
         rows = np.asarray(rows, np.int64)
-        user = np.searchsorted(self.store.offsets, rows, side="right") - 1
-        return self.store.offsets[user], rows
+        user = self.store.user_of(rows)
+        if not self.split.ordered:
+            every = History(self.train_bounds[user], self.train_bounds[user + 1], self.train_rows)
+            if not (self.split.label[rows] == TRAIN).any():
+                return every
+            other = every.row != rows[every.owner]
+            return History.of(every.owner[other], every.row[other], len(rows))
+        if self.split.session is None:
+            return History(self.store.offsets[user], rows)
+        trained = History(self.train_bounds[user], np.searchsorted(self.train_rows, rows), self.train_rows)
+        session = self.split.session[rows].astype(np.int64) * len(self.store)
+        key, held = self._held
+        own = History(
+            np.searchsorted(key, session + self.store.offsets[user]),
+            np.searchsorted(key, session + rows),
+            held,
+        )
+        owner, row = (np.concatenate(pair) for pair in ((trained.owner, own.owner), (trained.row, own.row)))
+        return History.of(owner, row, len(rows))
+
+    @functools.cached_property
+    def _held(self) -> tuple[np.ndarray, np.ndarray]:
+        """The rows with a session that do not train: session · N + row, sorted, and the row; int64."""
+        session, label = self.split.session, self.split.label
+        assert session is not None
+        rows = np.flatnonzero((session >= 0) & (label != TRAIN))
+        key = np.sort(session[rows].astype(np.int64) * len(self.store) + rows)
+        return key, key % len(self.store)
+
+    def read(self, history: History, length: int) -> Events:
+        """The last `length` events of each target's history, padded: (B, length)."""
+        tail = history.tail(length)
+        if tail.index is None:
+            return self.gather_runs(tail.first, tail.count, length)
+        valid = np.arange(length) < tail.count[:, None]
+        rows = take_runs(tail.index, tail.first, length) if len(tail.index) else np.zeros(valid.shape, int)
+        return self.gather(rows, valid)
 
     def seen(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Train ids of all earlier events of each target row's user, as compressed rows.
+        """Train ids of all that each target row may read, as compressed rows.
 
         Returns offsets int64 (B+1,) and items int32: row b's are items[offsets[b]:offsets[b+1]], in
         the store's order, repeats and UNSEEN included.
         """
-        first, stop = self.history_bounds(rows)
-        offsets = np.concatenate([[0], np.cumsum(stop - first)])
-        return offsets, self.items(concatenated_runs(first, stop))
+        history = self.history(rows)
+        return history.offsets, self.items(history.row)
 
     def questions(
         self,
@@ -148,7 +187,7 @@ class Dataset:
         limit: int | None = None,
         buckets: Sequence[int] | None = None,
     ) -> Iterator[Question]:
-        """The targets of a part in blocks of `block`, each with the last `length` events before it.
+        """The targets of a part in blocks of `block`, each with the last `length` events of its history.
 
         The last block is filled up with copies of a target that are not `real`. limit: only so many
         targets, spread evenly over the part. buckets: history lengths below `length`; each target
@@ -159,8 +198,7 @@ class Dataset:
         if limit is not None and limit < len(rows):
             rows = rows[np.linspace(0, len(rows) - 1, limit).astype(np.int64)]
         sizes = bucket_sizes(buckets, length)
-        first, stop = self.history_bounds(rows)
-        which = np.searchsorted(sizes, np.minimum(stop - first, length))
+        which = np.searchsorted(sizes, np.minimum(self.history(rows).count, length))
         for k, size in enumerate(sizes.tolist()):
             mine = rows[which == k]
             for at in range(0, len(mine), block):
@@ -169,10 +207,8 @@ class Dataset:
     def _question(self, rows: np.ndarray, length: int, block: int) -> Question:
         real = np.arange(block) < len(rows)
         rows = np.pad(rows, (0, block - len(rows)), mode="edge")
-        first, stop = self.history_bounds(rows)
-        start = np.maximum(first, stop - length)
         target = self.gather(rows[:, None], np.ones((block, 1), bool))[:, 0]
-        return Question(self.gather_runs(start, stop - start, length), target, rows, real)
+        return Question(self.read(self.history(rows), length), target, rows, real)
 
     def _events(self, read: Callable[[np.ndarray], np.ndarray], valid: np.ndarray) -> Events:
         """Events by a function that reads a column at the wanted rows: (N, ...) to (B, L, ...)."""
@@ -234,8 +270,7 @@ class Dataset:
     def _kept(self, part: int) -> np.ndarray:
         """Targets that can be ranked; the others are counted."""
         rows = self.split.targets(part)
-        first, stop = self.history_bounds(rows)
-        readable = stop > first
+        readable = self.history(rows).count > 0
         known = self.items(rows) != UNSEEN
         kept = rows[readable & known]
         word = PARTS[part]

@@ -1,8 +1,9 @@
 """Protocols: which events train, which are targets, and which may only be read.
 
 A protocol is a pure function from an event store to one label per row. The history of a target is
-every earlier row of the same user, whatever its label, so a protocol cannot leak a target's own
-future. It can leak other users' future into training, and says so where it does.
+every earlier row of the same user, whatever its label, unless the protocol allows less; so a protocol
+cannot leak a target's own future. It can leak other users' future into training, and says so where it
+does. Only where a log has no order in time does a target read all training rows of its user.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 from typing import Protocol as StructuralType
 
 import numpy as np
@@ -41,11 +43,37 @@ class Split:
     label: int8 (N,). TRAIN rows train (all but a user's first one are targets), VALID and TEST rows
     are targets, HISTORY rows are only read. name: the protocol and its parameters. notes: counts by
     cause.
+    session: int64 (N,) in 0..N-1, or negative for none. With it a target reads, of the earlier rows of its
+    user, only those that are TRAIN or of its own session; None: all earlier rows.
+    ordered: False where the order of rows means nothing: a target reads all TRAIN rows of its user, before
+    and after it, but for itself.
+    Raises ProtocolError for sessions that do not fit the labels, or of a log without order.
     """
 
     label: np.ndarray
     name: str
     notes: Mapping[str, int | float | str]
+    session: np.ndarray | None = None
+    ordered: bool = True
+
+    def __post_init__(self) -> None:
+        if self.session is None:
+            return
+        if not self.ordered:
+            raise ProtocolError(f"{self.name}: a session has earlier rows, so it needs ordered=True")
+        if self.session.shape != self.label.shape or (self.session >= len(self.label)).any():
+            raise ProtocolError(
+                f"{self.name}: session must hold a number below {len(self.label)} for each of the "
+                f"{len(self.label)} rows"
+            )
+
+    @property
+    def history(self) -> str:
+        """What a target may read, in words."""
+        if not self.ordered:
+            return "all training events of the user"
+        earlier = "earlier events of the user"
+        return earlier if self.session is None else f"{earlier}, of training or the own session"
 
     def targets(self, part: int) -> np.ndarray:
         """Rows of one part (VALID or TEST), int64, in the store's order."""
@@ -133,6 +161,8 @@ class TrajectoryLast:
     may be read, but are never targets and do not count as part of their trajectory. A trajectory
     with fewer than `shortest` remaining check-ins has no target. All other rows of validation and
     test are HISTORY.
+    history: what a target may read of its user's earlier check-ins: "all", or of the "training" part and of
+    the target's own trajectory and part alone, as in the published tables.
     trajectory, split: names of categorical columns of the store. The texts of `split` are train,
     test, and validation, valid or val; rows without one are HISTORY. shortest: at
     least 2. Public code derived from GETNext asks for two check-ins *before* the target within the
@@ -144,6 +174,7 @@ class TrajectoryLast:
     trajectory: str = "trajectory"
     split: str = "split"
     shortest: int = 2
+    history: Literal["all", "training"] = "all"
 
     def __post_init__(self) -> None:
         if self.shortest < 2:
@@ -151,10 +182,13 @@ class TrajectoryLast:
                 f"TrajectoryLast shortest={self.shortest}: choose 2 or more, since the last check-in "
                 "is predicted from at least one before it"
             )
+        if self.history not in ("all", "training"):
+            raise ProtocolError(f"TrajectoryLast history={self.history!r}: choose 'all' or 'training'")
 
     @property
     def name(self) -> str:
-        return f"trajectory-last({self.trajectory}, {self.split}, shortest={self.shortest})"
+        history = "" if self.history == "all" else f", history={self.history}"
+        return f"trajectory-last({self.trajectory}, {self.split}, shortest={self.shortest}{history})"
 
     def __call__(self, store: EventStore) -> Split:
         """Label every row. Raises ProtocolError for a missing column or an unknown split text."""
@@ -188,7 +222,13 @@ class TrajectoryLast:
                     ((part[rest[starts]] == code) & (sizes < self.shortest)).sum()
                 ),
             }
-        return Split(label, self.name, notes | _sizes(label))
+        session = None
+        if self.history == "training":
+            session = np.full(len(store), -1)
+            inside = held[whole]
+            key = np.stack([user[inside], part[inside], trajectory[inside]])
+            session[inside] = np.unique(key, axis=1, return_inverse=True)[1].reshape(-1)
+        return Split(label, self.name, notes | _sizes(label), session)
 
     def _word_labels(self, store: EventStore) -> np.ndarray:
         """The label of each id of the split column, int8."""

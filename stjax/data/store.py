@@ -88,6 +88,10 @@ class EventStore:
         """Number of users with events."""
         return len(self.offsets) - 1
 
+    def user_of(self, rows: np.ndarray) -> np.ndarray:
+        """Which user, in 0..U-1, each row belongs to: int64 as `rows`."""
+        return np.searchsorted(self.offsets, rows, side="right") - 1
+
     def vocabulary(self, name: str) -> pl.Series:
         """The text of each id of `item`, `user` or a field with ids; id = position + FIRST."""
         return pl.read_parquet(self.path / "vocabulary" / f"{name}.parquet")["value"]

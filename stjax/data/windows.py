@@ -66,8 +66,9 @@ def take_runs(column: np.ndarray, start: np.ndarray, width: int) -> np.ndarray:
     return runs[start].reshape(len(start), width, *column.shape[1:])
 
 
-def concatenated_runs(start: np.ndarray, stop: np.ndarray) -> np.ndarray:
-    """The rows start_b, ..., stop_b - 1 of every b, one after the other: int64 (their sum,)."""
-    count = stop - start
-    before = np.cumsum(count) - count
-    return np.repeat(start - before, count) + np.arange(int(count.sum()))
+def ranges(first: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All integers of many ranges in one go: (which range, the integer), int64 each, in order."""
+    length = np.maximum(stop - first, 0)
+    owner = np.repeat(np.arange(len(length)), length)
+    start = np.cumsum(length) - length
+    return owner, np.arange(len(owner)) - (start - first)[owner]

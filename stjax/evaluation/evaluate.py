@@ -48,8 +48,8 @@ def evaluate(
 ) -> Report:
     """Full ranking of the targets of a part, ties counted against the target.
 
-    ks: cut-offs of HR and NDCG. filter_seen: take the items of the user's earlier events, but for
-    the target, out of the candidates. block: targets scored at once; only one (block, V) array of
+    ks: cut-offs of HR and NDCG. filter_seen: take the items of the history, but for the target, out
+    of the candidates. block: targets scored at once; only one (block, V) array of
     scores is alive per step. length, buckets, limit: as in `Dataset.questions`. progress: called
     with the targets done and their total after every block.
     Raises UserError where a candidate's score is NaN, ValueError where the scores are not (block,
@@ -98,7 +98,7 @@ def evaluate(
         ks=tuple(ks),
         rank=rank[order],
         row=row[order],
-        user=np.searchsorted(dataset.store.offsets, row[order], side="right") - 1,
+        user=dataset.store.user_of(row[order]),
         facts={key: values[order] for key, values in columns.items()},
     )
 
@@ -121,8 +121,7 @@ def seen_lists(offsets: np.ndarray, items: np.ndarray, size: int, width: int) ->
 
 def _seen_width(dataset: Dataset, rows: np.ndarray) -> int:
     """The longest list a target can have: one width for all blocks, so nothing compiles twice."""
-    first, stop = dataset.history_bounds(rows)
-    return min(int((stop - first).max()), dataset.schema.items)
+    return min(int(dataset.history(rows).count.max()), dataset.schema.items)
 
 
 def _checked(rank: np.ndarray, rows: np.ndarray, name: str) -> np.ndarray:

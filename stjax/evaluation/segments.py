@@ -28,9 +28,9 @@ def _distance(a: jax.Array, b: jax.Array) -> jax.Array:
 def facts(question: Question, offsets: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
     """One array (N,) per fact, of the real targets of one block.
 
-    offsets, seen: the users' earlier items as `Dataset.seen` gives them.
+    offsets, seen: the items of the histories as `Dataset.seen` gives them.
     Returns row int64; hour in 0..23, local; events, the length of the whole history; km, NaN where
-    either place is unknown; new, True where no earlier event of the user has the item.
+    either place is unknown; new, True where no event of the history has the item.
     """
     target, history, real = question.target, question.history, np.asarray(question.real)
     last = np.maximum(np.sum(history.valid, axis=1) - 1, 0)
