@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from stjax.baselines import IALS, ItemKNN, MostPopular
+from stjax.baselines import IALS, ItemKNN, MostPopular, progress
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, TRAIN, LeaveOneOut
 from stjax.errors import ConfigError
@@ -181,6 +182,24 @@ def test_candidates_are_the_best_that_are_wanted(dataset: Dataset) -> None:
 def test_impossible_settings_are_refused(make: Any, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         make()
+
+
+def test_long_fits_say_how_far_they_are_if_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "EVERY", 0.0)
+    fitted = dataclasses.replace(
+        experiment, name="als", source=TinyLog(tmp_path), model=IALS(factors=2, iterations=3)
+    )
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    run(Command(fitted, tmp_path / "run", config=Path(__file__)), console)
+    lines = console.file.getvalue().splitlines()
+    assert [line.split(",")[0] for line in lines if line.startswith("iALS")] == [
+        f"iALS: {k} of 3 iterations" for k in (1, 2, 3)
+    ]
+    store = fitted.source.open()
+    fitted.model.fit(Dataset(store, fitted.protocol(store)))  # as a library: nothing
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_config_may_fit_a_baseline(tmp_path: Path) -> None:

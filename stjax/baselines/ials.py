@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from stjax.baselines.counts import PairCounts, training_counts
+from stjax.baselines.progress import counted
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
 from stjax.data.windows import ranges
@@ -94,7 +95,7 @@ class IALS:
         x = jnp.zeros((shape[0], self.factors))
         users = chunks(user, item, count, shape[0], self.factors)
         items = chunks(item, user, count, shape[1], self.factors)
-        for _ in range(self.iterations):
+        for _ in counted("iALS", self.iterations, "iterations"):
             x = self._half(y, users, shape[0])
             y = self._half(x, items, shape[1])
         return x, y

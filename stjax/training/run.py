@@ -11,14 +11,16 @@ from typing import Any
 
 from rich.console import Console
 
+from stjax.baselines.progress import LOGGER
+from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID
 from stjax.errors import CheckpointError
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.config import Command, resolve
 from stjax.training.curves import draw_curves
-from stjax.training.experiment import is_baseline
+from stjax.training.experiment import Experiment, is_baseline
 from stjax.training.logging import Clock, read_lines
-from stjax.training.loop import Record, fit, load_record
+from stjax.training.loop import fit, load_record
 from stjax.training.report import measure, measure_baselines, print_result, summarise
 from stjax.training.run_folder import RunFolder, hardware, versions
 from stjax.training.setup import Setup, open_dataset, use_compilation_cache
@@ -37,117 +39,110 @@ def run(command: Command, console: Console) -> dict[str, Any]:
     use_compilation_cache()
     # Orbax logs every failed thread of a save with its traceback, and then raises the failure.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    with RunFolder(command.folder) as folder, _room_for(command.folder):
+    with RunFolder(command.folder) as folder, _room_for(command.folder), _shown(console):
         # Another evaluation of the same parameters is allowed, other parameters are not.
         ignore = ("evaluation",) if command.eval_only else ()
         for remark in folder.claim(resolve(command.experiment), command.config, ignore):
             console.print(f"note: {remark}", highlight=False)
-        if command.eval_only:
-            result = _evaluate(command, folder)
-        elif (finished := folder.result) is not None:
-            console.print(f"{folder.path} is finished; this is its result", highlight=False)
-            result = finished
+        result = None if command.eval_only else folder.result
+        if result is None:
+            result = _make(command, folder, console)
         else:
-            result = _train(command, folder, console)
+            console.print(f"{folder.path} is finished; this is its result", highlight=False)
         print_result(result, console)
         console.print(f"run folder: {folder.path}", highlight=False)
         return result
 
 
-def _train(command: Command, folder: RunFolder, console: Console) -> dict[str, Any]:
-    if is_baseline(command.experiment.model):
-        return _fit_baseline(command, folder, "result.json")
+def _make(command: Command, folder: RunFolder, console: Console) -> dict[str, Any]:
+    """Fit or train what the command names, or evaluate it, and write its result."""
     clock = Clock()
     clock.enter("data")
-    setup = Setup.of(command.experiment)
-    console.print(_headline(setup), highlight=False)
-    with Checkpoints(folder.path / "checkpoints") as checkpoints:
-        record = fit(setup, checkpoints, folder.path, clock, console)
-        result, valid = _measured(setup, checkpoints, record, clock)
-    clock.enter("curves")
-    draw_curves(
-        folder.path / "curves.png",
-        read_lines(folder.path / "metrics.jsonl"),
-        metric=command.experiment.evaluation.select,
-        baselines=valid,
-        title=f"{result['name']}: {result['data']['source']}, {result['protocol']['name']}",
-    )
-    result |= {"seconds": clock.seconds()}
-    folder.write("result.json", result)
+    if is_baseline(command.experiment.model):
+        result = _fit_baseline(command.experiment, clock)
+    else:
+        result = _train(command, folder, console, clock)
+    result |= {"hardware": hardware(), "versions": versions(), "seconds": clock.seconds()}
+    folder.write("evaluation.json" if command.eval_only else "result.json", result)
     return result
 
 
-def _fit_baseline(command: Command, folder: RunFolder, file: str) -> dict[str, Any]:
+def _fit_baseline(experiment: Experiment, clock: Clock) -> dict[str, Any]:
     """What is fitted in one go needs no checkpoint: a killed run begins again."""
-    experiment, clock = command.experiment, Clock()
-    clock.enter("data")
     dataset = open_dataset(experiment)
     clock.enter("train")
     scorer = experiment.model.fit(dataset)
     clock.enter("validation")
     valid = measure(scorer, dataset, VALID, experiment.evaluation)
-    clock.enter("test")
-    report = measure(scorer, dataset, TEST, experiment.evaluation)
-    clock.enter("baselines")
-    baselines, _ = measure_baselines(experiment, dataset)
-    result = summarise(experiment, dataset, report, baselines)
-    result |= {
-        "validation": valid.as_dict(),
-        "parameters": None,
-        "seed": getattr(experiment.model, "seed", None),
-        "hardware": hardware(),
-        "versions": versions(),
-        "seconds": clock.seconds(),
-    }
-    folder.write(file, result)
-    return result
+    result, _ = _measured(experiment, dataset, scorer, clock)
+    seed = getattr(experiment.model, "seed", None)
+    return result | {"validation": valid.as_dict(), "parameters": None, "seed": seed}
 
 
-def _evaluate(command: Command, folder: RunFolder) -> dict[str, Any]:
-    if is_baseline(command.experiment.model):
-        return _fit_baseline(command, folder, "evaluation.json")
-    clock = Clock()
-    clock.enter("data")
-    setup = Setup.of(command.experiment)
+def _train(command: Command, folder: RunFolder, console: Console, clock: Clock) -> dict[str, Any]:
+    """Train a model to the end, unless it is only to be evaluated; its best checkpoint is what counts."""
+    experiment, setup = command.experiment, Setup.of(command.experiment)
     with Checkpoints(folder.path / "checkpoints") as checkpoints:
-        record = load_record(checkpoints, setup)
-        result, _ = _measured(setup, checkpoints, record, clock)
-    result |= {"seconds": clock.seconds()}
-    folder.write("evaluation.json", result)
+        if command.eval_only:
+            record = load_record(checkpoints, setup)
+        else:
+            console.print(_headline(setup), highlight=False)
+            record = fit(setup, checkpoints, folder.path, clock, console)
+        if record.best_step is None:
+            raise CheckpointError(
+                f"{checkpoints.folder} holds no validated checkpoint yet; train on by the same command"
+                " without --eval-only"
+            )
+        state = setup.restored(checkpoints, record.best_step)
+        result, valid = _measured(experiment, setup.dataset, setup.scorer(state), clock)
+        result |= {
+            "best": {
+                "step": record.best_step,
+                "epoch": round(record.best_step / setup.batches.per_epoch, 4),
+                "metric": record.metric,
+                "validation": record.best_value,
+            },
+            "steps": checkpoints.latest,
+            "stopped": record.stopped,
+            "parameters": count_parameters(state.params),
+            "seed": experiment.training.seed,
+        }
+    if not command.eval_only:
+        clock.enter("curves")
+        draw_curves(
+            folder.path / "curves.png",
+            read_lines(folder.path / "metrics.jsonl"),
+            metric=experiment.evaluation.select,
+            baselines=valid,
+            title=f"{result['name']}: {result['data']['source']}, {result['protocol']['name']}",
+        )
     return result
 
 
 def _measured(
-    setup: Setup, checkpoints: Checkpoints, record: Record, clock: Clock
+    experiment: Experiment, dataset: Dataset, scorer: Any, clock: Clock
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The result of the best checkpoint on the test part, and the baselines' validation metric."""
-    if record.best_step is None:
-        raise CheckpointError(
-            f"{checkpoints.folder} holds no validated checkpoint yet; train on by the same command"
-            " without --eval-only"
-        )
-    experiment = setup.experiment
+    """What a scorer reaches on the test part beside the baselines, and their validation metric."""
     clock.enter("test")
-    state = setup.restored(checkpoints, record.best_step)
-    report = measure(setup.scorer(state), setup.dataset, TEST, experiment.evaluation)
+    report = measure(scorer, dataset, TEST, experiment.evaluation)
     clock.enter("baselines")
-    baselines, valid = measure_baselines(experiment, setup.dataset)
-    result = summarise(experiment, setup.dataset, report, baselines)
-    result |= {
-        "best": {
-            "step": record.best_step,
-            "epoch": round(record.best_step / setup.batches.per_epoch, 4),
-            "metric": record.metric,
-            "validation": record.best_value,
-        },
-        "steps": checkpoints.latest,
-        "stopped": record.stopped,
-        "parameters": count_parameters(state.params),
-        "seed": experiment.training.seed,
-        "hardware": hardware(),
-        "versions": versions(),
-    }
-    return result, valid
+    baselines, valid = measure_baselines(experiment, dataset)
+    return summarise(experiment, dataset, report, baselines), valid
+
+
+@contextlib.contextmanager
+def _shown(console: Console) -> Iterator[None]:
+    """Print what baselines say of long fits."""
+    handler = logging.Handler()
+    handler.emit = lambda record: console.print(record.getMessage(), highlight=False)
+    level = LOGGER.level
+    LOGGER.addHandler(handler)
+    LOGGER.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        LOGGER.removeHandler(handler)
+        LOGGER.setLevel(level)
 
 
 @contextlib.contextmanager
