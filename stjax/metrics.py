@@ -76,6 +76,29 @@ def metric_names(ks: tuple[int, ...]) -> tuple[str, ...]:
     return (*first, *(f"HR@{k}" for k in above), *(f"NDCG@{k}" for k in above), "MRR")
 
 
+def auc(score: np.ndarray, label: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Area under the ROC curve: the share of pairs of a positive and a negative in which the positive has the
+    higher score, ties counting half (Mann and Whitney, 1947).
+
+    score: (N,), higher is more likely. label: (N,), true for positives. weight: (N,), what each counts, 1 by
+    default. Raises ValueError without a positive or without a negative.
+    """
+    weight = np.ones(len(score)) if weight is None else np.asarray(weight, np.float64)
+    _, level = np.unique(score, return_inverse=True)
+    positive = np.bincount(level, weight * label)
+    negative = np.bincount(level, weight * (1 - np.asarray(label, np.float64)))
+    pairs = positive.sum() * negative.sum()
+    if pairs == 0:
+        raise ValueError("AUC needs at least one positive and one negative")
+    return float(positive @ (np.cumsum(negative) - 0.5 * negative) / pairs)
+
+
+def log_loss(logit: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """-log p(label) of each instance, float64 (N,), from the logits of a positive label."""
+    logit = np.asarray(logit, np.float64)
+    return np.logaddexp(0.0, logit) - label * logit
+
+
 def cluster_sums(values: np.ndarray, cluster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Sum of the values and number of values of each cluster that occurs, float64 (G,) each."""
     _, index = np.unique(cluster, return_inverse=True)

@@ -12,7 +12,9 @@ import pytest
 from stjax.events import FIRST
 from stjax.metrics import (
     Moments,
+    auc,
     bootstrap_means,
+    log_loss,
     mean_and_error,
     metric,
     metric_names,
@@ -178,3 +180,30 @@ def test_moments_of_nothing_and_of_one() -> None:
         nothing.summary()
     one = nothing.add(np.asarray([4, 9]), np.asarray([True, False]))
     assert one.summary()["MRR"] == {"mean": 0.25, "standard_error": None}
+
+
+@pytest.mark.parametrize("levels", [2, 5, 10_000])
+def test_auc_counts_pairs_in_order_and_half_of_the_ties(levels: int) -> None:
+    random = np.random.default_rng(levels)
+    score, label = random.integers(levels, size=97).astype("f4"), random.random(97) < 0.3
+    pairs = [(p > n) + 0.5 * (p == n) for p in score[label] for n in score[~label]]
+    assert auc(score, label) == pytest.approx(sum(pairs) / len(pairs), abs=1e-12)
+    # Only the order counts; turned round it is the complement; a weight is a repetition.
+    assert auc(np.exp(score / levels), label) == auc(score, label)
+    assert auc(-score, label) == pytest.approx(1 - auc(score, label), abs=1e-12)
+    times = random.integers(3, size=97)
+    repeated = np.repeat(score, times), np.repeat(label, times)
+    assert auc(score, label, times) == pytest.approx(auc(*repeated), abs=1e-12)
+
+
+def test_auc_needs_both_kinds() -> None:
+    for label in (np.zeros(3), np.ones(3)):
+        with pytest.raises(ValueError, match="at least one positive and one negative"):
+            auc(np.arange(3.0), label)
+
+
+def test_log_loss_is_minus_log_of_the_probability_of_what_happened() -> None:
+    logit, label = np.asarray([-3.0, 0.0, 2.0, 800.0, 800.0]), np.asarray([1, 0, 1, 1, 0])
+    p = [1 / (1 + math.exp(-z)) for z in (-3.0, 0.0, 2.0)]
+    expected = [-math.log(p[0]), -math.log(1 - p[1]), -math.log(p[2]), 0.0, 800.0]
+    np.testing.assert_allclose(log_loss(logit, label), expected, rtol=1e-12)

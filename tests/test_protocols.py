@@ -21,6 +21,7 @@ from stjax.data.protocols import (
     LeaveOneOut,
     NextInTrip,
     ProtocolError,
+    RandomSplit,
     TrajectoryLast,
 )
 from tests.stores import EPOCH, make_store
@@ -107,6 +108,18 @@ def test_global_temporal_notes_boundary_times_and_keeps_ties_together(tmp_path):
 def test_fractions_out_of_range(valid, test):
     with pytest.raises(ProtocolError, match="between 0 and 1"):
         GlobalTemporal(valid=valid, test=test)
+
+
+def test_random_split_reads_training_alone_whatever_the_order(tmp_path):
+    store = make_store(tmp_path / "store", [f"u{k % 7}" for k in range(211)], range(211), [0] * 211)
+    split = RandomSplit(valid=0.2, test=0.1, seed=3)(store)
+    assert [int((split.label == part).sum()) for part in (TRAIN, VALID, TEST)] == [148, 42, 21]
+    assert not split.ordered
+    np.testing.assert_array_equal(RandomSplit(0.2, 0.1, 3)(store).label, split.label)
+    other = RandomSplit(0.2, 0.1, 4)(store).label
+    assert (other != split.label).mean() > 0.2
+    # Every part is spread over the whole log: it is no run of neighbouring rows.
+    assert np.corrcoef(np.arange(211), split.label)[0, 1] < 0.2
 
 
 def test_fractions_that_leave_no_training():

@@ -22,6 +22,7 @@ from stjax.data.download import SourceError, fetch_wheel
 from stjax.data.log import LogColumns
 from stjax.data.sources import (
     FoursquareNYC,
+    Frappe,
     LogFiles,
     MovieLens100K,
     Quickstart,
@@ -153,6 +154,21 @@ def test_tripbuilder_cuts_trips_at_gaps(tmp_path: Path) -> None:
     assert [*_texts(store, "categories")[2]] == ["towers", "bells"]
     assert set(store.columns["utc_offset"].tolist()) == {-10_800}
     assert store.schema["trip"].role == "meta"
+
+
+def test_frappe_has_the_published_rows_without_order_and_without_the_answer_in_the_context() -> None:
+    store = Frappe(_data("frappe")).open()
+    assert (len(store), store.users, store.schema.items - FIRST) == (96_203, 957, 4_082)
+    assert (store.columns["time"] == store.columns["time"][0]).all()
+    context = {f.name for f in store.schema.select("event", "categorical")}
+    assert context == {"daytime", "weekday", "isweekend", "homework", "weather", "country", "city"}
+    paid = int((_texts(store, "cost")[store.columns["item"]] == "paid").sum())
+    assert (paid, int((store.columns["homework"] == MISSING).sum())) == (4_894, 75_670)
+    # Rows are in an order of their own: another seed has the same rows in another.
+    other = Frappe(_data("frappe"), shuffle=1).open()
+    words = [sorted(zip(_texts(s, "user"), _texts(s, "item"), strict=True)) for s in (store, other)]
+    assert words[0] == words[1]
+    assert (store.columns["item"] != other.columns["item"]).any()
 
 
 def test_quickstart_reads_the_sample_inside_the_wheel(

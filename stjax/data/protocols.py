@@ -81,7 +81,7 @@ class Split:
 
 
 class Protocol(StructuralType):
-    """What `LeaveOneOut`, `GlobalTemporal`, `TrajectoryLast` and `NextInTrip` have in common."""
+    """What `LeaveOneOut`, `GlobalTemporal`, `TrajectoryLast`, `NextInTrip`, `RandomSplit` have in common."""
 
     @property
     def name(self) -> str: ...
@@ -294,6 +294,34 @@ class NextInTrip:
             "rows_without_trip": int((~whole).sum()),
         }
         return Split(label, self.name, notes | _sizes(label))
+
+
+@dataclass(frozen=True)
+class RandomSplit:
+    """Rows at random, for logs without times: a target reads all training rows of its user.
+
+    valid, test: fractions in (0, 1), with a sum below 1; ProtocolError otherwise. seed: of the permutation.
+    """
+
+    valid: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_fractions("RandomSplit", self.valid, self.test)
+
+    @property
+    def name(self) -> str:
+        return f"random-split(valid={self.valid:g}, test={self.test:g}, seed={self.seed})"
+
+    def __call__(self, store: EventStore) -> Split:
+        """Label every row."""
+        rows = np.random.default_rng(self.seed).permutation(len(store))
+        test, valid = round(self.test * len(store)), round(self.valid * len(store))
+        label = np.full(len(store), TRAIN, np.int8)
+        label[rows[:test]] = TEST
+        label[rows[test : test + valid]] = VALID
+        return Split(label, self.name, _sizes(label), ordered=False)
 
 
 def _check_fractions(protocol: str, valid: float, test: float) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 from typing import Protocol as StructuralType
 
+import numpy as np
 import polars as pl
 
 from stjax.cache import cache_folder
@@ -246,6 +247,47 @@ class TripBuilder:
         )
         sights = sights.select("categories", item="poi_id")
         prepare(log, columns, out, items=sights, years=(2001, 2013))
+
+
+@dataclass(frozen=True)
+class Frappe:
+    """96,203 uses of smartphone apps, each an app in a context: event fields `daytime`, `weekday`,
+    `isweekend`, `homework`, `weather`, `country`, `city`; item fields `cost`, `category`, `language`,
+    `downloads`, `rating`.
+
+    There are no times: all events have the same, and `shuffle`, a seed, decides the order of rows, so that
+    the order of the file tells nothing. The file has `cost` (free or paid) in each row as if it were context,
+    but it is the same in all rows of an app: here it is an item field, since as context it would tell of the
+    answer.
+
+    folder: holds frappe.csv.gz and apps.csv.gz; by default `frappe` in $STJAX_DATA or in ../shared/data.
+    Source: Baltrunas et al., arXiv 1505.03014, 2015.
+    """
+
+    folder: str | None = None
+    shuffle: int = 0
+
+    def open(self) -> EventStore:
+        """Prepare once and open. Raises SourceError where a file is missing."""
+        files = _files(self.folder, "frappe", ["frappe.csv.gz", "apps.csv.gz"])
+        return _cached("frappe", self, files, lambda out: self._prepare(files, out))
+
+    def _prepare(self, files: Sequence[Path], out: Path) -> None:
+        log, apps = (pl.read_csv(file, infer_schema=False) for file in files)
+        context = ("daytime", "weekday", "isweekend", "homework", "weather", "country", "city")
+        costs = log.group_by("item").agg(pl.col("cost").first())
+        apps = apps.join(costs, on="item", how="left", maintain_order="left")
+        apps = apps.select("item", "cost", "category", "language", "downloads", "rating")
+        log = log.select("user", "item", *context, time=pl.lit("0"))
+        columns = LogColumns(
+            time_format="seconds",
+            categorical=context,
+            item_categorical=("cost", "category", "language", "downloads"),
+            item_numeric=("rating",),
+            missing=("unknown",),
+        )
+        order = np.random.default_rng(self.shuffle).permutation(len(log))
+        prepare(log[order], columns, out, items=apps, keep_duplicates=True)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,20 @@
-"""Full-ranking evaluation: ranks, errors over users, segments, paired differences, tables."""
+"""Full-ranking and pointwise evaluation: ranks, errors over users, segments, paired differences, tables."""
 
 from stjax.evaluation.evaluate import Scorer, evaluate
+from stjax.evaluation.instances import InstanceReport, evaluate_instances, negatives, paired_instances
 from stjax.evaluation.report import Difference, Report, paired
 from stjax.evaluation.table import markdown, render
 
-__all__ = ["Difference", "Report", "Scorer", "evaluate", "markdown", "paired", "render"]
+__all__ = [
+    "Difference",
+    "InstanceReport",
+    "Report",
+    "Scorer",
+    "evaluate",
+    "evaluate_instances",
+    "markdown",
+    "negatives",
+    "paired",
+    "paired_instances",
+    "render",
+]

@@ -1,0 +1,207 @@
+"""Pointwise evaluation: each target beside a few items that were not chosen, as AUC and log loss.
+
+The negatives are drawn once for all scorers: they depend on the data, the part and a seed alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stjax.data.dataset import Dataset
+from stjax.data.protocols import PARTS, ProtocolError
+from stjax.evaluation.report import Difference
+from stjax.events import FIRST, Query
+from stjax.metrics import auc, cluster_sums, log_loss, mean_and_error
+
+
+def negatives(dataset: Dataset, part: int, count: int, seed: int = 0) -> np.ndarray:
+    """Items that a target's user did not choose in its context, for each target of a part: int32 (N, count).
+
+    Train ids, drawn uniformly and with replacement from the items of the training part, but for those that
+    the user has, anywhere in the log, in an event with the same values of all categorical event fields.
+    Raises ProtocolError where a user has all items in one context.
+    """
+    store, rows, items = dataset.store, dataset.targets(part), dataset.schema.items
+    fields = [f.name for f in store.schema.select("event", "categorical")]
+    context = np.stack([np.asarray(store.columns[name]) for name in ("user", *fields)], axis=1)
+    context = np.unique(context, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
+    all_items = dataset.items(slice(None))
+    known = all_items >= FIRST
+    chosen = np.unique(context[known] * items + all_items[known])
+    full = np.flatnonzero(np.bincount(chosen // items) == items - FIRST)
+    if np.isin(context[rows], full).any():
+        raise ProtocolError("a user has chosen every item in one context: there is no negative to draw")
+    random = np.random.default_rng((seed, part))
+    drawn = random.integers(FIRST, items, (len(rows), count))
+    while True:
+        wrong = np.isin(context[rows][:, None] * items + drawn, chosen)
+        if not wrong.any():
+            return drawn.astype(np.int32)
+        drawn[wrong] = random.integers(FIRST, items, int(wrong.sum()))
+
+
+@dataclass(frozen=True)
+class InstanceReport:
+    """Scores of targets and of their negatives, with what the numbers mean.
+
+    logit: float64 (N, 1 + K), of the target and of K negatives. row: int64 (N,), store rows, ascending.
+    user: int64 (N,), for standard errors over users. probabilities: whether the scores are logits; if not,
+    only their order counts, and there is no log loss. The other fields are those of `Report`.
+    """
+
+    name: str
+    known: tuple[str, ...]
+    protocol: str
+    part: str
+    candidates: int
+    logit: np.ndarray
+    row: np.ndarray
+    user: np.ndarray
+    probabilities: bool = True
+    filter_seen: bool = False
+
+    def __len__(self) -> int:
+        """Number of targets."""
+        return len(self.row)
+
+    @property
+    def label(self) -> str:
+        """The name with the query fields that were read."""
+        return f"{self.name} (reads {', '.join(self.known)})" if self.known else self.name
+
+    @property
+    def title(self) -> str:
+        """What was scored, in one line."""
+        users, count = len(np.unique(self.user)), self.logit.shape[1] - 1
+        return (
+            f"{self.protocol}, {self.part}: {len(self):,} targets of {users:,} users, each beside {count} of "
+            f"{self.candidates:,} items that the user did not choose in the context"
+        )
+
+    def mean(self, name: str) -> float:
+        """AUC or logloss over all instances."""
+        return float(self.summary(errors=False)[name]["mean"] or 0.0)
+
+    def summary(self, errors: bool = True) -> dict[str, dict[str, float | None]]:
+        """{metric: {mean, standard_error}}: the error of AUC by bootstrap over users, that of the log loss
+        clustered by user. errors: False leaves them None."""
+        error = None
+        if errors and len(np.unique(self.user)) > 1:
+            error = float(np.std(self._resampled(), ddof=1))
+        summary: dict[str, dict[str, float | None]] = {
+            "AUC": {"mean": auc(*self._flat), "standard_error": error}
+        }
+        if self.probabilities:
+            mean, error = mean_and_error(self._losses, self.user)
+            summary["logloss"] = {"mean": mean, "standard_error": error if errors else None}
+        return summary
+
+    def as_dict(self) -> dict[str, Any]:
+        """All but the single scores, as JSON holds it."""
+        return {
+            "name": self.name,
+            "known": list(self.known),
+            "protocol": self.protocol,
+            "part": self.part,
+            "candidates": self.candidates,
+            "targets": len(self),
+            "negatives": self.logit.shape[1] - 1,
+            "users": len(np.unique(self.user)),
+            "metrics": self.summary(),
+        }
+
+    @property
+    def _flat(self) -> tuple[np.ndarray, np.ndarray]:
+        label = np.zeros(self.logit.shape)
+        label[:, 0] = 1.0
+        return self.logit.ravel(), label.ravel()
+
+    @property
+    def _losses(self) -> np.ndarray:
+        """Mean log loss of each target's instances, (N,)."""
+        return log_loss(*self._flat).reshape(self.logit.shape).mean(axis=1)
+
+    def _resampled(self, samples: int = 200, seed: int = 0) -> np.ndarray:
+        """AUC of resampled logs, (samples,): users are drawn with replacement, each with all instances."""
+        users, owner = np.unique(self.user, return_inverse=True)
+        random, flat = np.random.default_rng(seed), self._flat
+        owner = np.repeat(owner, self.logit.shape[1])
+        weights = (
+            random.multinomial(len(users), np.full(len(users), 1 / len(users))) for _ in range(samples)
+        )
+        return np.asarray([auc(*flat, weight[owner]) for weight in weights])
+
+
+def paired_instances(a: InstanceReport, b: InstanceReport, name: str) -> Difference:
+    """The difference a - b of AUC or logloss on the same instances, by bootstrap over users.
+
+    Raises ValueError where the instances are not the same.
+    """
+    if (a.protocol, a.part, a.logit.shape) != (b.protocol, b.part, b.logit.shape) or not np.array_equal(
+        a.row, b.row
+    ):
+        raise ValueError(f"not the same instances: {a.label} on {a.title}; {b.label} on {b.title}")
+    difference = a.mean(name) - b.mean(name)
+    if len(np.unique(a.user)) < 2:
+        return Difference(name, difference, None, None, None)
+    if name == "AUC":
+        samples = a._resampled() - b._resampled()
+    else:
+        total, count = cluster_sums(a._losses - b._losses, a.user)
+        random = np.random.default_rng(0)
+        draw = random.integers(len(total), size=(2000, len(total)))
+        samples = total[draw].sum(axis=1) / count[draw].sum(axis=1)
+    low, high = np.quantile(samples, [0.025, 0.975])
+    return Difference(name, difference, float(samples.std(ddof=1)), float(low), float(high))
+
+
+def evaluate_instances(
+    scorer: Any,
+    dataset: Dataset,
+    part: int,
+    *,
+    count: int,
+    seed: int = 0,
+    block: int = 256,
+    length: int = 256,
+    buckets: Sequence[int] | None = None,
+    limit: int | None = None,
+) -> InstanceReport:
+    """Score the targets of a part and `count` negatives each, see `negatives`.
+
+    scorer: as for `evaluate`. One with a method `rank(history, query, candidates) -> (B, 1 + K)` gives
+    logits; of any other the scores of the whole catalogue are taken, of which only the order counts.
+    """
+    rows = dataset.targets(part)
+    candidates = np.concatenate(
+        [dataset.items(rows)[:, None], negatives(dataset, part, count, seed)], axis=1
+    ).astype(np.int32)
+    rank = getattr(scorer, "rank", None)
+    found, scores = [], []
+    for question in dataset.questions(part, length, block, limit, buckets):
+        mine = candidates[np.searchsorted(rows, question.row)]
+        query = Query.of(question.target, scorer.known)
+        if rank is not None:
+            score = np.asarray(rank(question.history, query, mine), np.float64)
+        else:
+            whole = np.asarray(scorer(question.history, query, question.row), np.float64)
+            score = np.take_along_axis(whole, mine, axis=1)
+        scores.append(score[question.real])
+        found.append(question.row[question.real])
+    row = np.concatenate(found)
+    order = np.argsort(row)
+    return InstanceReport(
+        name=getattr(scorer, "name", type(scorer).__name__),
+        known=tuple(scorer.known),
+        protocol=dataset.split.name,
+        part=PARTS[part],
+        candidates=dataset.schema.items - FIRST,
+        logit=np.concatenate(scores)[order],
+        row=row[order],
+        user=dataset.store.user_of(row[order]),
+        probabilities=rank is not None,
+    )
