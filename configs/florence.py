@@ -22,6 +22,7 @@ from stjax.nn import (
     SpaceEmbed,
 )
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
+from stjax.tune import Choice, Log, Uniform
 
 LENGTH, BUCKETS = 64, (8, 16, 32)
 
@@ -42,3 +43,10 @@ experiment = Experiment(
     training=Training(epochs=5),
     evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=256),
 )
+
+space = {
+    "optimizer.learning_rate": Log(5e-4, 5e-3),
+    "batching.batch_size": Choice(8, 16, 32),
+    "model.dropout": Uniform(0.0, 0.5),
+    "model.head.dropout": Uniform(0.0, 0.5),
+}

@@ -8,6 +8,7 @@ from stjax.data.protocols import LeaveOneOut
 from stjax.data.sources import MovieLens100K
 from stjax.nn import ConcatFusion, ContextEmbed, ItemEmbed, Recommender, Retrieval, SelfAttention, TimeEmbed
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
+from stjax.tune import Choice, Integers, Log, Uniform
 
 LENGTH = 50
 
@@ -29,3 +30,12 @@ experiment = Experiment(
     evaluation=Evaluation(filter_seen=True, select="NDCG@10", length=LENGTH, block=256),
     baselines=(ItemKNN(neighbours=1000, half_life=2e-4), IALS(factors=128)),
 )
+
+space = {
+    "optimizer.learning_rate": Log(1e-3, 6e-3),
+    "batching.batch_size": Choice(64, 128, 256),
+    "model.interest.layers": Integers(1, 3),
+    "model.interest.dropout": Uniform(0.1, 0.5),
+    "model.dropout": Uniform(0.1, 0.5),
+    "model.head.dropout": Uniform(0.1, 0.5),
+}

@@ -10,6 +10,7 @@ from stjax.data.protocols import TrajectoryLast
 from stjax.data.sources import FoursquareNYC
 from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed, TimeEmbed
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
+from stjax.tune import Choice, Log, Uniform
 
 LENGTH, BUCKETS = 512, (32, 64, 128, 256)
 
@@ -29,3 +30,10 @@ experiment = Experiment(
     training=Training(epochs=6),
     evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=128),
 )
+
+space = {
+    "optimizer.learning_rate": Log(1e-3, 5e-3),
+    "batching.batch_size": Choice(4, 8, 16),
+    "model.dropout": Uniform(0.0, 0.4),
+    "model.head.dropout": Uniform(0.0, 0.4),
+}

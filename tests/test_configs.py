@@ -13,10 +13,11 @@ import pytest
 from stjax.data.download import SourceError
 from stjax.data.protocols import VALID
 from stjax.events import FIRST, Query
-from stjax.training import load_config
+from stjax.training import load_config, load_module
 from stjax.training.experiment import is_baseline
 from stjax.training.report import measure
 from stjax.training.setup import Setup, open_dataset
+from stjax.tune.change import check, value_at
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
@@ -30,6 +31,17 @@ def test_config_loads_and_names_its_command(path: Path) -> None:
     assert load_config(path).name == path.stem
     command = "python train.py" + ("" if path.stem == "quickstart" else f" configs/{path.name}")
     assert command in (ast.get_docstring(ast.parse(path.read_text())) or "").replace("\n", " ")
+
+
+@every_config
+def test_space_fits_the_experiment_and_holds_it(path: Path) -> None:
+    module = load_module(path)
+    space = getattr(module, "space", None)
+    if space is None:
+        pytest.skip(f"{path.name} declares no space to search")
+    check(module.experiment, space, module.__name__)
+    for name, dimension in space.items():
+        assert dimension.stored(value_at(module.experiment, name)) is not None, f"{name} of the config itself"
 
 
 @every_config

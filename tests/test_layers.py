@@ -27,6 +27,7 @@ ALLOWED = {
         "errors cache events metrics data baselines evaluation training",
         "jax numpy flax optax orbax tyro rich matplotlib tensorboardX",
     ),
+    "tune": ("errors data training tune", "jax optuna rich matplotlib"),
 }
 # The only file that names Grain; what it loads at import is tested below.
 GRAIN = ROOT / "stjax" / "data" / "pipeline.py"
@@ -69,6 +70,7 @@ def test_imports_point_downwards(path: Path) -> None:
         ("stjax.nn", {"polars", "grain", "orbax", "tyro", "matplotlib", "tensorboardX"}),
         ("stjax.data.pipeline", {"grain", "orbax", "tyro", "flax", "matplotlib", "tensorboardX"}),
         ("stjax.training", {"grain", "matplotlib", "tensorboardX"}),
+        ("jax, stjax.tune", {"optuna", "matplotlib", "flax"}),
     ],
 )
 def test_heavy_packages_load_only_where_they_are_used(module: str, unwanted: set[str]) -> None:

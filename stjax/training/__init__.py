@@ -1,6 +1,6 @@
 """Training: an Experiment, the command that runs it, and a run folder that survives being killed."""
 
-from stjax.training.config import Command, load_config, parse
+from stjax.training.config import Command, load_config, load_module, parse
 from stjax.training.experiment import Batching, Evaluation, Experiment, Optimizer, Training
 from stjax.training.run import run
 
@@ -12,6 +12,7 @@ __all__ = [
     "Optimizer",
     "Training",
     "load_config",
+    "load_module",
     "parse",
     "run",
 ]

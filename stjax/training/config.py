@@ -45,6 +45,11 @@ class Command:
 
 def load_config(path: str | os.PathLike[str]) -> Experiment:
     """Import a config file and return its `experiment`. Raises ConfigError with the remedy."""
+    return load_module(path).experiment
+
+
+def load_module(path: str | os.PathLike[str]) -> Any:
+    """Import a config file, of which `experiment` is sure to be there. Raises ConfigError with the remedy."""
     path = Path(path)
     if not path.is_file():
         near = sorted(p.name for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
@@ -71,10 +76,10 @@ def load_config(path: str | os.PathLike[str]) -> Experiment:
     if not isinstance(experiment, Experiment):
         what = "no `experiment`" if experiment is None else f"a {type(experiment).__name__}"
         raise ConfigError(f"config file {path} defines {what}: end it with experiment = Experiment(...)")
-    return experiment
+    return module
 
 
-def parse(arguments: Sequence[str], default: str | os.PathLike[str]) -> Command:
+def parse(arguments: Sequence[str], default: str | os.PathLike[str], program: str = "train.py") -> Command:
     """Arguments of `train.py` as a Command: an optional config file first, then typed overrides.
 
     Raises ConfigError for a config that cannot be used; exits as tyro does for `--help` (0) and for
@@ -89,7 +94,7 @@ def parse(arguments: Sequence[str], default: str | os.PathLike[str]) -> Command:
         warnings.filterwarnings("ignore", message="Mutable type", category=UserWarning)
         return tyro.cli(
             tyro.conf.SuppressFixed[tyro.conf.AvoidSubcommands[Command]],
-            prog=f"train.py {config if given else '[CONFIG.py]'}",
+            prog=f"{program} {config if given else '[CONFIG.py]'}",
             default=command,
             args=arguments,
         )

@@ -9,6 +9,7 @@ written at every save: no checkpoint falls into the middle of an average.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from stjax.training.logging import Clock, Narrator, Plan
 from stjax.training.report import measure
 from stjax.training.setup import Setup
 from stjax.training.state import Metrics
+
+STOPPED = "stopped by the caller"  # a Record's `stopped` after `on_validation` said so
 
 
 @dataclasses.dataclass
@@ -84,9 +87,18 @@ class Window:
         return {n: sum(float(m[n]) * w for _, m, w in steps) / total for n in names}
 
 
-def fit(setup: Setup, checkpoints: Checkpoints, folder: Path, clock: Clock, console: Console) -> Record:
+def fit(
+    setup: Setup,
+    checkpoints: Checkpoints,
+    folder: Path,
+    clock: Clock,
+    console: Console,
+    on_validation: Callable[[int, float], bool] | None = None,
+) -> Record:
     """Train to the end or the early stop, from the latest checkpoint or from the start.
 
+    on_validation: called with the epochs done and the selection metric after every validation; True ends
+      the training there, saved as any other end.
     Raises TrainingError where the loss is no longer finite, CheckpointError where nothing can be saved.
     """
     experiment, per_epoch = setup.experiment, setup.batches.per_epoch
@@ -125,7 +137,10 @@ def fit(setup: Setup, checkpoints: Checkpoints, folder: Path, clock: Clock, cons
             if validate:
                 clock.enter("validation")
                 report = measure(setup.scorer(state), setup.dataset, VALID, evaluation)
-                record.add(done, report.mean(evaluation.select), settings.patience, last)
+                value = report.mean(evaluation.select)
+                record.add(done, value, settings.patience, last)
+                if on_validation is not None and on_validation(done // per_epoch, value):
+                    record.stopped = STOPPED
                 means = {name: report.mean(name) for name in report.summary()}
                 narrator.validation(done, means, record.best_value)
             if save:
