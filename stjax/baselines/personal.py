@@ -26,10 +26,13 @@ class UserMostFrequent:
             history = dataset.history(rows)
             own = PairCounts.of(history.owner, dataset.items(history.row), len(level))
             owner, item, count = own.coordinates
-            # The order of (count, popularity) as one integer: float32 holds it exactly.
-            order = np.unique(count * levels + level[item], return_inverse=True)[1]
+            # The order of (count, popularity) among the target's own items: float32 holds it exactly.
+            value = count * levels + level[item]
+            order = np.unique(owner * (value.max(initial=0) + 1) + value, return_inverse=True)[1]
+            lowest = np.full(len(rows), len(order))
+            np.minimum.at(lowest, owner, order)
             keep = item >= FIRST
-            scores[owner[keep], item[keep]] = (levels + order)[keep]
+            scores[owner[keep], item[keep]] = (levels + order - lowest[owner])[keep]
             return scores
 
         return Scorer("User's most frequent", (), score)
