@@ -18,6 +18,7 @@ import subprocess
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,19 +59,34 @@ def main() -> None:
     report(model, dataset, np.asarray(items), {"library": "stjax", "seconds": ours, **common})
     if args.peer is None:
         return
+    settings = dataclasses.asdict(model) | {"rounds": args.rounds}
+    line, found = peer(args.peer, "implicit_als.py", counts, shape, settings)
+    for variant in ("exact", "conjugate gradients"):
+        about = {"library": f"implicit {line['implicit']}, {variant}", "seconds": line[variant]}
+        about["times_as_slow"] = round(line[variant] / ours, 2)
+        report(model, dataset, found[variant], about)
+
+
+def peer(
+    python: Path,
+    script: str,
+    counts: tuple[np.ndarray, np.ndarray, np.ndarray],
+    shape: tuple[int, int],
+    settings: dict[str, object],
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What a script of benchmarks/peers prints as JSON, and the arrays that it leaves, by name.
+
+    counts: a matrix in coordinates, (user, item, count).
+    """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "counts.npz"
         np.savez(file, user=counts[0], item=counts[1], count=counts[2], shape=shape)
-        settings = dataclasses.asdict(model) | {"rounds": args.rounds, "threads": os.cpu_count()}
-        script = Path(__file__).parent / "peers" / "implicit_als.py"
-        command = [args.peer, script, file, json.dumps(settings)]
+        asked = json.dumps(settings | {"threads": os.cpu_count()})
+        command = [python, Path(__file__).parent / "peers" / script, file, asked]
         environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # as implicit asks for
         out = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-        line = json.loads(out.splitlines()[-1])
-        for variant in ("exact", "conjugate gradients"):
-            about = {"library": f"implicit {line['implicit']}, {variant}", "seconds": line[variant]}
-            about["times_as_slow"] = round(line[variant] / ours, 2)
-            report(model, dataset, np.load(file.with_name(f"{variant}.npy")), about)
+        left = {f.stem: np.load(f) for f in file.parent.glob("*.npy")}
+    return json.loads(out.splitlines()[-1]), left
 
 
 def report(model: IALS, dataset: Dataset, items: np.ndarray, about: dict[str, object]) -> None:

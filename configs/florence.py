@@ -8,6 +8,7 @@ model is worse (the pointer still reads times). Dropout .2 was chosen on validat
 the targets are of users that training has not seen.
 """
 
+from stjax.baselines import PopularHere
 from stjax.data.protocols import NextInTrip
 from stjax.data.sources import TripBuilder
 from stjax.nn import (
@@ -42,6 +43,7 @@ experiment = Experiment(
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),
     training=Training(epochs=5),
     evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=256),
+    baselines=(PopularHere(),),
 )
 
 space = {

@@ -3,7 +3,7 @@
 STJAX_DATA=FOLDER python train.py configs/movielens.py       FOLDER holds movielens_100k/
 """
 
-from stjax.baselines import IALS, ItemKNN
+from stjax.baselines import BPR, IALS, ItemKNN
 from stjax.data.protocols import LeaveOneOut
 from stjax.data.sources import MovieLens100K
 from stjax.nn import ConcatFusion, ContextEmbed, ItemEmbed, Recommender, Retrieval, SelfAttention, TimeEmbed
@@ -28,7 +28,7 @@ experiment = Experiment(
     optimizer=Optimizer(learning_rate=3e-3, warmup_steps=50, b2=0.98),
     training=Training(epochs=40, eval_every=4),
     evaluation=Evaluation(filter_seen=True, select="NDCG@10", length=LENGTH, block=256),
-    baselines=(ItemKNN(neighbours=1000, half_life=2e-4), IALS(factors=128)),
+    baselines=(ItemKNN(neighbours=1000, half_life=2e-4), IALS(factors=128), BPR(popularity=0.25)),
 )
 
 space = {

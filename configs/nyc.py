@@ -6,6 +6,7 @@
 The published tables and the differences of data are in benchmarks/accuracy/README.md.
 """
 
+from stjax.baselines import PopularHere
 from stjax.data.protocols import TrajectoryLast
 from stjax.data.sources import FoursquareNYC
 from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed, TimeEmbed
@@ -29,6 +30,7 @@ experiment = Experiment(
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),
     training=Training(epochs=6),
     evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=128),
+    baselines=(PopularHere(),),
 )
 
 space = {

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from stjax.baselines import (
+    BPR,
     IALS,
     ItemKNN,
     Markov,
@@ -172,7 +173,13 @@ def test_markov(dataset: Dataset, known: tuple[str, ...]) -> None:
     assert followed > 0
 
 
-EVERY = (*all_baselines(), ItemKNN(), ItemKNN(3, half_life=2.0), IALS(factors=4, iterations=3))
+EVERY = (
+    *all_baselines(),
+    ItemKNN(),
+    ItemKNN(3, half_life=2.0),
+    IALS(factors=4, iterations=3),
+    BPR(4, epochs=2),
+)
 
 
 @pytest.mark.parametrize("baseline", [*EVERY, *all_baselines(("time",))], ids=repr)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stjax.baselines import IALS, ItemKNN, UserLast, all_baselines
+from stjax.baselines import BPR, IALS, ItemKNN, UserLast, all_baselines
 from stjax.data.dataset import Dataset
 from stjax.data.history import History
 from stjax.data.protocols import (
@@ -69,7 +69,13 @@ def with_other_items(dataset: Dataset, changed: np.ndarray) -> Dataset:
     return Dataset(store, dataset.split)
 
 
-BASELINES = (*all_baselines(), ItemKNN(), ItemKNN(3, half_life=2.0), IALS(factors=4, iterations=2))
+BASELINES = (
+    *all_baselines(),
+    ItemKNN(),
+    ItemKNN(3, half_life=2.0),
+    IALS(factors=4, iterations=2),
+    BPR(4, epochs=2),
+)
 
 
 @pytest.mark.parametrize("baseline", BASELINES, ids=repr)

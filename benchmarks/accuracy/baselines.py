@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stjax.baselines import all_baselines
+from stjax.baselines import all_baselines, reading
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import PARTS
 from stjax.evaluation import evaluate, render
@@ -37,7 +37,8 @@ def main() -> None:
     dataset = Dataset(store, experiment.protocol(store))
     part = {word: code for code, word in PARTS.items()}[args.part]
     reports = []
-    for baseline in (*all_baselines(tuple(args.known)), *experiment.baselines):
+    known = tuple(args.known)
+    for baseline in (*all_baselines(known), *(reading(b, known) for b in experiment.baselines)):
         start = time.perf_counter()
         scorer, filter_seen = baseline.fit(dataset), experiment.evaluation.filter_seen
         report = evaluate(scorer, dataset, part, filter_seen=filter_seen, length=1)

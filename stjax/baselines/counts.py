@@ -81,3 +81,17 @@ def add_at(scores: np.ndarray, owner: np.ndarray, item: np.ndarray, value: np.nd
     """scores[owner, item] += value, with repeated pairs added up; items below FIRST are skipped."""
     keep = item >= FIRST
     np.add.at(scores, (owner[keep], item[keep]), value[keep])
+
+
+def back_off(
+    scores: np.ndarray, owner: np.ndarray, item: np.ndarray, weight: np.ndarray, strength: float
+) -> None:
+    """Replace the prior in `scores` (B, V) by its posterior mean, given weighted observations.
+
+    p(v) = (weight of v + strength · p'(v)) / (sum of weights + strength), for each owner; items below FIRST
+    are no observations.
+    """
+    weight = np.where(item >= FIRST, weight, 0.0)
+    total = np.bincount(owner, weights=weight, minlength=len(scores)) + strength
+    scores *= (strength / total)[:, None]
+    add_at(scores, owner, item, weight / total[owner])

@@ -8,7 +8,7 @@ import numpy as np
 
 from stjax.baselines.counts import (
     PairCounts,
-    add_at,
+    back_off,
     item_counts,
     local_time,
 )
@@ -45,6 +45,8 @@ class Markov:
     width: float = 1.5
     known: tuple[str, ...] = ()
 
+    uses = ("time",)
+
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training part's transitions; the user's own are counted at each request."""
         count = item_counts(dataset)
@@ -55,15 +57,15 @@ class Markov:
             history = dataset.history(rows)
             current = np.where(history.count > 0, dataset.items(np.maximum(history.last, 0)), 0)
             scores = np.tile(popular, (len(rows), 1))
-            _back_off(scores, *chain.of_left(current), self.chain)
+            back_off(scores, *chain.of_left(current), self.chain)
 
             owner, item = history.owner, dataset.items(history.row)
             weight = self._weight(dataset, query, rows, history)
-            _back_off(scores, owner, item, weight, self.user)
+            back_off(scores, owner, item, weight, self.user)
             # The event before is the one before among those that may be read; the first has none.
             before = np.concatenate([[0], item[:-1]])
             follows = (history.position > 0) & (before == current[owner]) & (before >= FIRST)
-            _back_off(scores, owner[follows], item[follows], weight[follows], self.own)
+            back_off(scores, owner[follows], item[follows], weight[follows], self.own)
             return scores
 
         return Scorer("Markov with back-off", self.known, score)
@@ -83,13 +85,3 @@ def training_transitions(dataset: Dataset) -> PairCounts:
     rows = rows[1:][np.diff(rows) == 1]
     rows = rows[~np.isin(rows, dataset.store.offsets[:-1])]  # a user's first event follows nothing
     return PairCounts.of(dataset.items(rows - 1), dataset.items(rows), dataset.schema.items)
-
-
-def _back_off(
-    scores: np.ndarray, owner: np.ndarray, item: np.ndarray, weight: np.ndarray, strength: float
-) -> None:
-    """Replace the prior in `scores` (B, V) by its posterior mean, given weighted observations."""
-    weight = np.where(item >= FIRST, weight, 0.0)
-    total = np.bincount(owner, weights=weight, minlength=len(scores)) + strength
-    scores *= (strength / total)[:, None]
-    add_at(scores, owner, item, weight / total[owner])

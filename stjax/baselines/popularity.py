@@ -47,6 +47,8 @@ class PopularInHourOfWeek:
     strength: float = 1000.0
     known: tuple[str, ...] = ()
 
+    uses = ("time",)
+
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training events by hour and item."""
         rows = dataset.train_rows

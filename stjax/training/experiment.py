@@ -158,7 +158,8 @@ class Experiment:
     model: a Linen module with methods `loss` and `scores` and a field `known`, the names of what the
       query tells of the moment of the request; or a baseline (`stjax.baselines`), which is fitted in one
       go: then batching, optimizer and training have no effect.
-    baselines: with what the result is compared besides the counting baselines, e.g. `IALS()`.
+    baselines: with what the result is compared besides the counting baselines, e.g. `IALS()`; they know as
+      much of the request as the model does.
     """
 
     name: str

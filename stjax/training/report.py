@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 from rich.console import Console
 
-from stjax.baselines import all_baselines
+from stjax.baselines import all_baselines, reading
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID
 from stjax.evaluation import Report, evaluate, paired, render
@@ -64,7 +64,8 @@ def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> R
 def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Report], dict[str, float]]:
     """Reports of all baselines on the test part, and their selection metric on validation."""
     settings = experiment.evaluation
-    compared = (*all_baselines(experiment.model.known), *experiment.baselines)
+    known = tuple(experiment.model.known)
+    compared = (*all_baselines(known), *(reading(baseline, known) for baseline in experiment.baselines))
     scorers = [baseline.fit(dataset) for baseline in compared if baseline != experiment.model]
     tests = [measure(scorer, dataset, TEST, settings) for scorer in scorers]
     valid = [measure(scorer, dataset, VALID, settings) for scorer in scorers]
