@@ -4,8 +4,9 @@
 
 PYTHON is that of an environment with `pip install implicit`; without it stjax runs alone. `implicit` draws
 negatives as likely as their number of users, so ours are compared with popularity=1, at a learning rate that
-suits it; the config, whose popularity was chosen on validation, is a line of its own. Prints JSON lines: mean and standard deviation of a
-metric over seeds, and the median of the seconds of whole fits (ours after one compilation).
+suits it; the config, whose popularity was chosen on validation, is a line of its own. Prints JSON lines: mean
+and standard deviation of a metric over seeds, and the median of the seconds of whole fits (ours after one
+compilation).
 """
 
 from __future__ import annotations
