@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stjax.data.encode import first_of_each
-from stjax.data.log import LogColumns
+from stjax.data.log import LogColumns, LogError
 from stjax.data.prepare import prepare
 from stjax.data.rows import below_minimum, in_order
 from stjax.events import FIRST
@@ -274,6 +274,57 @@ def test_ties_stay_in_the_order_of_the_log(tmp_path):
     assert text_of(store, "item", store.columns["item"]) == expected
     ordered = sorted((row[0], int(row[2])) for row in rows)
     assert store.quality["ties"] == sum(a == b for a, b in itertools.pairwise(ordered))
+
+
+def test_hashed_ties_forget_the_order_of_the_log(tmp_path):
+    """Within a user and second: an order that seed, user and item alone decide."""
+    random_ = random.Random(3)
+    rows = [(f"u{random_.randrange(5)}", f"i{random_.randrange(31):02}", str(k // 19)) for k in range(97)]
+    log = frame(sorted(set(rows)), HEADER[:3])  # within ties in the order of items
+
+    def prepared(name, log, **settings):
+        store = prepare(log, LogColumns(), tmp_path / name, **settings)
+        columns = (text_of(store, name, store.columns[name]) for name in ("user", "item"))
+        return store, list(zip(*columns, utc(store), strict=True))
+
+    by_log, plain = prepared("log", log)
+    hashed, one = prepared("hash", log, ties="hash")
+    assert by_log.quality["tie order"] == {"rule": "the log's order", "rows moved": 0}
+    assert hashed.quality["tie order"]["rule"] == "hash of seed 0, user and item"
+    moved = sum(a != b for a, b in zip(plain, one, strict=True))
+    assert hashed.quality["tie order"]["rows moved"] == moved > len(one) // 2
+    assert sorted(one) == sorted(plain)
+    assert [(user, time) for user, _, time in one] == [(user, time) for user, _, time in plain]
+    assert hashed.quality["ties"] == by_log.quality["ties"]
+
+    shuffled, _ = prepared("shuffled", log.sample(fraction=1, shuffle=True, seed=1), ties="hash")
+    assert shuffled.fingerprint == hashed.fingerprint != by_log.fingerprint
+    _, other = prepared("seed", log, ties="hash", tie_seed=1)
+    assert other != one and sorted(other) == sorted(one)
+    # A row more or less leaves the order of the others as it is.
+    _, fewer = prepared("fewer", log[1:], ties="hash")
+    assert fewer == [row for row in one if row != (*log.row(0)[:2], int(log.row(0)[2]))]
+
+
+def test_hashed_ties_are_as_likely_in_either_order_and_not_the_same_for_all_users(tmp_path):
+    users = 401
+    log = frame([(f"u{u:03}", item, "7") for u in range(users) for item in ("i0", "i1")], HEADER[:3])
+    store = prepare(log, LogColumns(), tmp_path / "s", ties="hash")
+    first = store.columns["item"][::2]
+    assert abs(int((first == FIRST).sum()) - users / 2) < 4 * (users / 4) ** 0.5
+
+
+def test_hashed_ties_drop_the_same_duplicates_and_refuse_other_rules(tmp_path):
+    log = simple([5, 5, 5, 6]).with_columns(item=pl.Series(["b", "a", "b", "a"]))
+    one, two = (prepare(log, LogColumns(), tmp_path / ties, ties=ties) for ties in ("log", "hash"))
+    assert one.quality["dropped"] == two.quality["dropped"]
+    assert one.quality["examples"] == two.quality["examples"]
+    distinct = simple([5, 6, 7])
+    one, two = (prepare(distinct, LogColumns(), tmp_path / f"d{ties}", ties=ties) for ties in ("log", "hash"))
+    assert one.fingerprint == two.fingerprint
+    assert two.quality["tie order"]["rows moved"] == 0
+    with pytest.raises(LogError, match="ties='file': choose 'log' or 'hash'"):
+        prepare(log, LogColumns(), tmp_path / "no", ties="file")
 
 
 def test_the_order_of_the_log_does_not_matter_without_ties(tmp_path):

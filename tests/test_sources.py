@@ -10,16 +10,18 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import polars as pl
 import pytest
 
 from stjax.data import download, sources
+from stjax.data.__main__ import main
 from stjax.data.city import City
 from stjax.data.download import SourceError, fetch_wheel
 from stjax.data.log import LogColumns
+from stjax.data.rows import Ties
 from stjax.data.sources import (
     FoursquareNYC,
     Frappe,
@@ -33,6 +35,7 @@ from stjax.data.sources import (
 from stjax.data.store import EventStore, StoreError
 from stjax.errors import UserError
 from stjax.events import FIRST, MISSING, Field
+from stjax.training import parse
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("STJAX_DATA") or ROOT.parent / "shared" / "data")
@@ -294,6 +297,29 @@ def test_own_log_is_prepared_once_until_it_changes(tmp_path: Path, cache: Path) 
     assert len(source.open()) == 1
     with pytest.raises(SourceError, match=r"no such file: .*gone\.csv"):
         LogFiles((str(tmp_path / "gone.csv"),)).open()
+
+
+def test_the_rule_for_ties_is_part_of_the_source(tmp_path: Path, cache: Path) -> None:
+    log = tmp_path / "log.csv"
+    log.write_text("user,item,time\n" + "".join(f"u,i{k:02},7\n" for k in range(37)))
+    by_log, hashed = (LogFiles((str(log),), ties=ties) for ties in get_args(Ties))
+    assert [*_texts(by_log.open(), "item")] == [f"i{k:02}" for k in range(37)]
+    items = [*_texts(hashed.open(), "item")]
+    assert items != sorted(items) and len(set(items)) == 37
+    assert by_log.open().path != hashed.open().path
+
+    out = tmp_path / "by-command"
+    assert main(["prepare", str(log), "--out", str(out), "--ties", "hash"]) == 0
+    assert EventStore.open(out).fingerprint == hashed.open().fingerprint
+    overrides = ["--source.ties", "hash", "--training.epochs", "1"]
+    command = parse([str(ROOT / "configs" / "movielens.py"), *overrides], default="absent.py")
+    assert command.experiment.source == dataclasses.replace(MovieLens100K(), ties="hash")
+
+
+def test_half_of_movielens_is_in_the_order_of_the_ties() -> None:
+    quality = MovieLens100K(_data("movielens_100k"), ties="hash").open().quality
+    assert quality["ties"] == 50_561
+    assert quality["tie order"]["rows moved"] > 40_000
 
 
 def test_a_store_folder_opens_as_it_is(tmp_path: Path) -> None:

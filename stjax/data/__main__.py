@@ -18,6 +18,7 @@ from rich.table import Table
 from stjax.data import quality
 from stjax.data.log import LogColumns, LogError
 from stjax.data.prepare import prepare
+from stjax.data.rows import Ties
 from stjax.data.store import EventStore, StoreError
 
 
@@ -45,6 +46,10 @@ class Prepare:
     """First and last year that a time may be in."""
     keep_duplicates: bool = False
     """Keep rows that are equal in every mapped column."""
+    ties: Ties = "log"
+    """Order of a user's events at one time: the log's, or that of a hash of user and item."""
+    tie_seed: int = 0
+    """Of that hash."""
     strict: bool = False
     """Refuse a log with bad rows instead of dropping and repairing them."""
     overwrite: bool = False

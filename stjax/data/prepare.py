@@ -17,7 +17,7 @@ from stjax.data import quality, read
 from stjax.data.clean import NO_TIME, UNREADABLE_TIME, Table, read_table
 from stjax.data.encode import WEEK, encode, monday
 from stjax.data.log import LogColumns, LogError
-from stjax.data.rows import Rows, below_minimum, duplicates, first_rows, in_order
+from stjax.data.rows import Rows, Ties, below_minimum, duplicates, first_rows, in_order, tie_key
 from stjax.data.side import SideTable, TableFile
 from stjax.data.store import EventStore, check_target, write_store
 from stjax.events import MISSING
@@ -39,6 +39,8 @@ def prepare(
     min_item_events: int = 1,
     years: tuple[int, int] = (1900, 2200),
     keep_duplicates: bool = False,
+    ties: Ties = "log",
+    tie_seed: int = 0,
     strict: bool = False,
     overwrite: bool = False,
 ) -> EventStore:
@@ -47,7 +49,7 @@ def prepare(
     Rows are dropped for the first cause that applies: missing user, missing item, missing time,
     unparsable time, time out of range, exact duplicate (all mapped columns equal; the first row stays),
     user or item below the minimum count (until none is). Ids follow the order of the text, and rows
-    are sorted by user, then time, ties in the log's order.
+    are sorted by user, then time, then by `ties`.
 
     items, users: tables (CSV, Parquet, JSON lines or a frame) of the items' and the users' own fields, with
       the log's column of ids. Fields that a table has a column for are read there, the others in the log.
@@ -55,6 +57,9 @@ def prepare(
     years: first and last calendar year (UTC) that a time may be in. Where the rest spans more than the
       68 years that int32 seconds hold, the 68-year window with the most events is kept and the others
       are counted as out of range; so a few rows of another century cost nobody else.
+    ties: events of a user at one time stay in the log's order ("log"), or are put in the order of a hash of
+      tie_seed, user and item ("hash"): where a log is sorted by item or by what was liked, its order tells of
+      the answer. How many rows that moves is in the report.
     keep_duplicates: for logs in which equal rows are separate events (two of one kind bought at once).
     strict: raise LogError with causes, counts and example rows where anything but the minimum counts
       would be dropped or repaired.
@@ -62,6 +67,8 @@ def prepare(
     """
     if min(min_user_events, min_item_events) < 1:
         raise LogError(f"minimum counts are at least 1: {min_user_events=}, {min_item_events=}")
+    if ties not in ("log", "hash"):
+        raise LogError(f"ties={ties!r}: choose 'log' or 'hash'")
     if not 1 <= years[0] <= years[1] <= 9998:
         raise LogError(f"years={years} must be the first and the last, from 1 to 9998")
     check_target(out, overwrite)
@@ -86,7 +93,8 @@ def prepare(
         raise LogError(f"{name} is empty: it has a header at most, and no rows")
     with _stage("sort and clean"):
         rows = Rows(len(table.user))
-        order = _clean(table, rows, years, keep_duplicates)
+        key = tie_key(table, tie_seed) if ties == "hash" else None
+        order = _clean(table, rows, years, keep_duplicates, key)
     if strict:
         _refuse(name, table.repaired, rows.dropped, rows.examples)
         for side in sides.values():
@@ -100,7 +108,9 @@ def prepare(
         raise LogError(f"nothing is left of the {len(rows.keep)} rows of {name}: {_told(rows.dropped)}")
     with _stage("encode"):
         encoded = encode(table, columns, rows, order, sides)
-        report = quality.report(table, columns, rows, encoded)
+        rule = "the log's order" if key is None else f"hash of seed {tie_seed}, user and item"
+        moved = 0 if key is None else int((in_order(table.user, table.time, np.sort(order)) != order).sum())
+        report = quality.report(table, columns, rows, encoded, {"rule": rule, "rows moved": moved})
         del table, order, rows
     with _stage("write"):
         return write_store(
@@ -116,8 +126,12 @@ def prepare(
         )
 
 
-def _clean(table: Table, rows: Rows, years: tuple[int, int], keep_duplicates: bool) -> np.ndarray:
-    """Drop what cannot be used; return the kept rows sorted by user and time, ties in the log's order."""
+def _clean(
+    table: Table, rows: Rows, years: tuple[int, int], keep_duplicates: bool, key: np.ndarray | None
+) -> np.ndarray:
+    """Drop what cannot be used; return the kept rows sorted by user and time, ties by `key`, if any, and then
+    in the log's order.
+    """
     rows.drop("missing user", table.user == MISSING)
     rows.drop("missing item", table.item == MISSING)
     rows.drop("missing time", table.time == NO_TIME)
@@ -131,7 +145,9 @@ def _clean(table: Table, rows: Rows, years: tuple[int, int], keep_duplicates: bo
     first, stop = _window(kept)
     outside |= (table.time < first * 1_000_000) | (table.time >= stop * 1_000_000)
     rows.drop("time out of range", outside)
-    order = in_order(table.user, table.time, np.flatnonzero(rows.keep))
+    kept = np.flatnonzero(rows.keep)
+    kept = kept if key is None else kept[np.argsort(key[kept], kind="stable")]
+    order = in_order(table.user, table.time, kept)
     rows.drop("exact duplicate", order[:0] if keep_duplicates else duplicates(table, order))
     return order[rows.keep[order]]
 

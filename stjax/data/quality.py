@@ -18,11 +18,14 @@ from stjax.events import FIRST, MISSING
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-def report(table: Table, columns: LogColumns, rows: Rows, encoded: Encoded) -> dict[str, Any]:
+def report(
+    table: Table, columns: LogColumns, rows: Rows, encoded: Encoded, tie_order: Mapping[str, Any]
+) -> dict[str, Any]:
     """The report as plain values for JSON. rows.read = rows.kept + the sum of `dropped`, always.
 
     repaired counts kept rows. missing: the share of kept events, and of items and users for their fields.
-    ties: events at the same second as the user's previous one. examples: up to three row numbers of the
+    ties: events at the same second as the user's previous one. tie_order: the rule by which these were put in
+    order, and the rows that stand elsewhere by it than in the log. examples: up to three row numbers of the
     log by cause, from 1 after the header. tables: counts of rows of the tables of items and of users.
     """
     events, schema = encoded.columns, encoded.schema
@@ -43,6 +46,7 @@ def report(table: Table, columns: LogColumns, rows: Rows, encoded: Encoded) -> d
             "read as": table.time_form,
         },
         "ties": ties,
+        "tie order": dict(tie_order),
         "missing": {
             "events": {n: _missing(events[n]) for n in ("place", *columns.fields) if n in events},
             "items": {name: _missing(column[FIRST:]) for name, column in encoded.items.items()},
@@ -77,6 +81,9 @@ def show(quality: Mapping[str, Any]) -> RichTable:
     out.add_row("items", f"{quality['items']:,}")
     out.add_row(f"time {quality['time']['first']} to {quality['time']['last']}")
     out.add_row("ties in time", f"{quality['ties']:,}", _share(quality["ties"] / kept))
+    if (moved := quality.get("tie order", {}).get("rows moved", 0)) > 0:
+        rule = quality["tie order"]["rule"]
+        out.add_row(f"rows moved by the {rule}", f"{moved:,}", _share(moved / kept))
     for side in ("user", "item"):
         spread = quality[f"events per {side}"]
         values = ", ".join(f"{key} {value:,.6g}" for key, value in spread.items())

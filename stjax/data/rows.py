@@ -1,6 +1,10 @@
-"""Which rows of a log stay: the count of dropped rows by cause, order, duplicates, minimum counts."""
+"""Which rows of a log stay, in which order: dropped rows by cause, ties, duplicates, minimum counts."""
 
 from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -9,6 +13,9 @@ from stjax.data.clean import Table
 
 USER_BELOW = "user below the minimum count"
 ITEM_BELOW = "item below the minimum count"
+
+
+Ties = Literal["log", "hash"]
 
 
 class Rows:
@@ -48,6 +55,29 @@ def in_order(user: np.ndarray, time: np.ndarray, rows: np.ndarray) -> np.ndarray
     if bits + int(user.max()).bit_length() < 63:
         return rows[np.argsort((user << bits) | time, kind="stable")]
     return rows[np.lexsort((time, user))]
+
+
+def tie_key(table: Table, seed: int) -> np.ndarray:
+    """A number for each row, uint64 (N,), that only `seed` and the texts of its user and item decide.
+
+    So rows of equal user and item have the same, and neither the log's order nor its other rows matter.
+    """
+    user, item = (
+        _digests(table.texts[name], f"{seed} {name} ")[codes]
+        for name, codes in (("user", table.user), ("item", table.item))
+    )
+    # The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+    mixed = user ^ item
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))
+
+
+def _digests(texts: Iterable[str], prefix: str) -> np.ndarray:
+    """A hash of each text, uint64 (V+1,), after one for the missing text."""
+    words = [b"", *((prefix + text).encode() for text in texts)]
+    digests = b"".join(hashlib.blake2b(word, digest_size=8).digest() for word in words)
+    return np.frombuffer(digests, "<u8")
 
 
 def duplicates(table: Table, order: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from stjax.data.city import City
 from stjax.data.download import SourceError, fetch_wheel
 from stjax.data.log import LogColumns
 from stjax.data.prepare import prepare
+from stjax.data.rows import Ties
 from stjax.data.store import FORMAT, EventStore, StoreError
 from stjax.data.synthetic import write_city
 
@@ -99,10 +100,12 @@ class FoursquareNYC:
     """Foursquare check-ins in New York with the GETNext split, in the meta fields `split`, `trajectory`.
 
     folder: holds train.csv.gz, val.csv.gz and test.csv.gz; by default `foursquare_nyc` in $STJAX_DATA or
-    in ../shared/data. Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
+    in ../shared/data. ties: see `stjax.data.prepare`; 121 events have the time of their user's previous one.
+    Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
     """
 
     folder: str | None = None
+    ties: Ties = "log"
 
     def open(self) -> EventStore:
         """Prepare once and open. Raises SourceError where a file is missing."""
@@ -134,7 +137,7 @@ class FoursquareNYC:
             meta=("trajectory", "split"),
         )
         # the published row counts include equal rows
-        prepare(pl.concat(parts), columns, out, keep_duplicates=True)
+        prepare(pl.concat(parts), columns, out, keep_duplicates=True, ties=self.ties)
 
 
 @dataclass(frozen=True)
@@ -143,11 +146,12 @@ class MovieLens100K:
     fields `age`, `gender` and `occupation`.
 
     folder: holds ml-100k.inter.tsv.gz, ml-100k.item.tsv.gz and ml-100k.user.tsv.gz in RecBole's columns; by
-    default `movielens_100k` in $STJAX_DATA or in ../shared/data. No places. Source: Harper and Konstan,
-    TiiS 2015.
+    default `movielens_100k` in $STJAX_DATA or in ../shared/data. No places. ties: see `stjax.data.prepare`;
+    half of the ratings have the time of their user's previous one. Source: Harper and Konstan, TiiS 2015.
     """
 
     folder: str | None = None
+    ties: Ties = "log"
 
     def open(self) -> EventStore:
         """Prepare once and open. Raises SourceError where a file is missing."""
@@ -188,7 +192,7 @@ class MovieLens100K:
             separator=" ",
             missing=("unknown",),
         )
-        prepare(log, columns, out, items=films, users=users)
+        prepare(log, columns, out, items=films, users=users, ties=self.ties)
 
 
 @dataclass(frozen=True)
@@ -295,7 +299,8 @@ class LogFiles:
     """Your own log: CSV, Parquet or JSON lines files, whose columns `columns` names.
 
     items, users: a file each with fields of items and of users, see `stjax.data.prepare`.
-    strict: refuse a log with any row that would be repaired or dropped.
+    ties: order of a user's events at one time, see there. strict: refuse a log with any row that would be
+    repaired or dropped.
     """
 
     paths: tuple[str, ...]
@@ -304,6 +309,7 @@ class LogFiles:
     users: str | None = None
     min_user_events: int = 1
     min_item_events: int = 1
+    ties: Ties = "log"
     strict: bool = False
 
     def open(self) -> EventStore:
@@ -323,6 +329,7 @@ class LogFiles:
             users=None if self.users is None else Path(self.users).expanduser(),
             min_user_events=self.min_user_events,
             min_item_events=self.min_item_events,
+            ties=self.ties,
             strict=self.strict,
         )
 
