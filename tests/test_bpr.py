@@ -13,7 +13,6 @@ import pytest
 
 from stjax.baselines import BPR, MostPopular
 from stjax.baselines.bpr import (
-    DRAWS,
     WIDTH,
     Factors,
     Had,
@@ -202,7 +201,7 @@ def test_a_request_learns_by_the_gradient_of_the_objective(tmp_path: Path) -> No
     assert 1 < len(had) <= WIDTH
     negatives = _likelihood(item, dataset.schema.items, 0.0)
     key = jax.random.split(jax.random.key(0), 1)[0]
-    drawn = np.asarray(_draw(key, (1, WIDTH, DRAWS), negatives))[0]
+    drawn = np.asarray(_draw(key, (1, WIDTH, model.draws), negatives))[0]
     x = np.zeros(4)
     for i, draws in zip(had, drawn, strict=False):
         j = next(v for v in draws if v not in had)
@@ -219,6 +218,7 @@ def test_a_request_learns_by_the_gradient_of_the_objective(tmp_path: Path) -> No
         ({"factors": 0}, "factors=0"),
         ({"epochs": 0}, "epochs=0"),
         ({"batch": 0}, "batch=0"),
+        ({"draws": 0}, "draws=0"),
         ({"learning_rate": 0.0}, "learning_rate=0.0"),
         ({"learning_rate": math.nan}, "learning_rate=nan"),
         ({"regularisation": -1.0}, "regularisation=-1.0"),

@@ -19,7 +19,6 @@ from stjax.data.dataset import Dataset
 from stjax.errors import ConfigError
 from stjax.events import Array, Query
 
-DRAWS = 4  # ids drawn for each negative; where the user had them all, the pair is left out of the step
 WIDTH = 8  # items of a history that a step at a request learns from
 AT_ONCE = 32  # users of a request whose factors are learnt together
 
@@ -41,9 +40,10 @@ class BPR:
 
     factors: K. learning_rate: of each pair's gradient. epochs: passes of as many drawn pairs as there are.
     batch: pairs whose gradients are summed before a step. popularity: j is drawn as likely as the number of
-    users who had it to this power, 0 for all alike. seed: of the first factors and all draws.
-    ConfigError for factors, epochs or a batch below 1, a learning rate not above 0, a regularisation or
-    popularity below 0.
+    users who had it to this power, 0 for all alike. draws: of j at most, until one is not the user's own;
+    where all are, the pair is left out of the step. seed: of the first factors and all draws.
+    ConfigError for factors, epochs, a batch or draws below 1, a learning rate not above 0, a regularisation
+    or a popularity below 0.
     """
 
     factors: int = 64
@@ -52,12 +52,13 @@ class BPR:
     epochs: int = 50
     batch: int = 256
     popularity: float = 0.0
+    draws: int = 4
     seed: int = 0
 
     known = ()
 
     def __post_init__(self) -> None:
-        for name in ("factors", "epochs", "batch"):
+        for name in ("factors", "epochs", "batch", "draws"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
         if not 0 < self.learning_rate < math.inf:
@@ -90,6 +91,7 @@ class BPR:
             rate=jnp.float32(self.learning_rate),
             regularisation=jnp.float32(self.regularisation),
             passes=self.epochs,
+            draws=self.draws,
             rounds=had.rounds,
         )
 
@@ -134,6 +136,7 @@ class BPR:
                 jnp.float32(self.learning_rate),
                 jnp.float32(self.regularisation),
                 batch=self.batch,
+                draws=self.draws,
                 rounds=had.rounds,
             )
             jax.block_until_ready(loss)
@@ -213,7 +216,7 @@ def step(
     return Factors(x, y, moved), jnp.sum(weight * jax.nn.softplus(-apart))
 
 
-@partial(jax.jit, donate_argnums=0, static_argnames=("batch", "rounds"))
+@partial(jax.jit, donate_argnums=0, static_argnames=("batch", "draws", "rounds"))
 def _epoch(
     factors: Factors,
     key: jax.Array,
@@ -225,6 +228,7 @@ def _epoch(
     regularisation: jax.Array,
     *,
     batch: int,
+    draws: int,
     rounds: int,
 ) -> tuple[Factors, jax.Array]:
     """Steps over as many pairs as there are, drawn with replacement; and the mean of -log sigmoid."""
@@ -234,7 +238,7 @@ def _epoch(
         which, other = jax.random.split(key)
         at = jax.random.randint(which, (batch,), 0, pairs)
         u = user[at]
-        drawn = _draw(other, (batch, DRAWS), negatives)
+        drawn = _draw(other, (batch, draws), negatives)
         begin, end = (jnp.broadcast_to(start[k, None], drawn.shape) for k in (u, u + 1))
         j, weight = _first_without(drawn, contains(begin, end, item, drawn, rounds))
         factors, loss = step(factors, u, item[at], j, weight, rate, regularisation)
@@ -244,7 +248,7 @@ def _epoch(
     return factors, jnp.sum(loss) / jnp.maximum(jnp.sum(weight), 1.0)
 
 
-@partial(jax.jit, static_argnames=("passes", "rounds"))
+@partial(jax.jit, static_argnames=("passes", "draws", "rounds"))
 def _fold_in(
     x: jax.Array,
     user: jax.Array,
@@ -258,6 +262,7 @@ def _fold_in(
     rate: jax.Array,
     regularisation: jax.Array,
     passes: int,
+    draws: int,
     rounds: int,
 ) -> jax.Array:
     """User factors (N, K) that have learnt from items (N, L) too; those of items stay as they are.
@@ -274,7 +279,7 @@ def _fold_in(
         at, key = inputs
         positive = jax.lax.dynamic_slice_in_dim(chunk.item, at, WIDTH, 1)
         weight = jax.lax.dynamic_slice_in_dim(there, at, WIDTH, 1)
-        drawn = jnp.tile(_draw(key, (1, WIDTH, DRAWS), negatives), (n, 1, 1))
+        drawn = jnp.tile(_draw(key, (1, WIDTH, draws), negatives), (n, 1, 1))
         flat = drawn.reshape(n, -1)
         begin, end = (jnp.broadcast_to(start[k, None], flat.shape) for k in (user, user + 1))
         trained = contains(begin, end, item, flat, rounds)
@@ -306,7 +311,7 @@ def _draw(key: jax.Array, shape: tuple[int, ...], cumulative: jax.Array) -> jax.
 
 
 def _first_without(drawn: jax.Array, had: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of the ids drawn (..., DRAWS) the first that the user had not, and 1; 0 where there is none."""
+    """Of the ids drawn (..., N) the first that the user had not, and 1; 0 where there is none."""
     at = jnp.argmin(had, axis=-1, keepdims=True)
     j, taken = (jnp.take_along_axis(values, at, axis=-1)[..., 0] for values in (drawn, had))
     return j, jnp.where(taken, 0.0, 1.0)
