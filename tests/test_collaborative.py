@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import logging
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,7 +194,13 @@ def test_long_fits_say_how_far_they_are_if_asked(
         experiment, name="als", source=TinyLog(tmp_path), model=IALS(factors=2, iterations=3)
     )
     console = Console(file=io.StringIO(), soft_wrap=True)
-    run(Command(fitted, tmp_path / "run", config=Path(__file__)), console)
+    elsewhere = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(elsewhere)  # as packages do on import
+    try:
+        run(Command(fitted, tmp_path / "run", config=Path(__file__)), console)
+    finally:
+        logging.getLogger().removeHandler(elsewhere)
+    assert "iALS:" not in capfd.readouterr().err
     lines = console.file.getvalue().splitlines()
     assert [line.split(",")[0] for line in lines if line.startswith("iALS")] == [
         f"iALS: {k} of 3 iterations" for k in (1, 2, 3)

@@ -135,14 +135,16 @@ def _shown(console: Console) -> Iterator[None]:
     """Print what baselines say of long fits."""
     handler = logging.Handler()
     handler.emit = lambda record: console.print(record.getMessage(), highlight=False)
-    level = LOGGER.level
+    level, upwards = LOGGER.level, LOGGER.propagate
     LOGGER.addHandler(handler)
     LOGGER.setLevel(logging.INFO)
+    LOGGER.propagate = False  # some package has given the root logger a handler, which would say it again
     try:
         yield
     finally:
         LOGGER.removeHandler(handler)
         LOGGER.setLevel(level)
+        LOGGER.propagate = upwards
 
 
 @contextlib.contextmanager
