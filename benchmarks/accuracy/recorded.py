@@ -1,7 +1,8 @@
-"""Finished rows of studies, kept beside their tables: `results/STUDY-PART.jsonl`, a line per row and seed.
+"""Finished rows, kept beside their tables: of studies `results/STUDY-PART.jsonl`, a line per row and seed, of
+the table of results `results/NAME.json`, a file per row with all its seeds.
 
-So a table can grow over days and machines, and anyone can read by program what it was made from. A line
-counts only for the config that made it.
+So a table can grow over days and machines, and anyone can read by program what it was made from. A line of
+a study counts only for the config that made it.
 """
 
 from __future__ import annotations
@@ -49,3 +50,16 @@ def save(study: str, part: str, results: Iterable[dict[str, Any]]) -> Path:
     partial = file.with_suffix(".partial")
     partial.write_text("".join(json.dumps(kept[key]) + "\n" for key in sorted(kept)))
     return partial.rename(file)
+
+
+def load_rows() -> dict[str, dict[str, Any]]:
+    """The rows of the table of results, by name."""
+    return {file.stem: json.loads(file.read_text()) for file in sorted(FOLDER.glob("*.json"))}
+
+
+def save_row(row: dict[str, Any]) -> Path:
+    """Record a row under its `name`, in the place of an older one; whole or not at all."""
+    FOLDER.mkdir(exist_ok=True)
+    partial = FOLDER / f"{row['name']}.partial"
+    partial.write_text(json.dumps(row, indent=1) + "\n")
+    return partial.rename(FOLDER / f"{row['name']}.json")

@@ -1,23 +1,29 @@
 """One row of the accuracy table: a config trained with several seeds, mean ± standard error on test.
 
-    python -m benchmarks.accuracy.seeds configs/nyc.py [--seeds 0 1 2] [--folder DIR] [OVERRIDES of train.py]
+    python -m benchmarks.accuracy.seeds configs/nyc.py [--seeds 0 1 2 3 4] [--record] [OVERRIDES of train.py]
 
-Each seed is a run folder of `train.py`, so a killed command goes on, and a finished one only prints. Out
-come a JSON line and a Markdown table: the model over its seeds, the baselines on the same targets (their
-standard errors, having no seed, are over users).
+Each seed is a run folder of `train.py` in --folder (runs/NAME-seeds), so a killed command goes on, and a
+finished one only prints. Out come a JSON line and a Markdown table: the model over its seeds, the baselines
+on the same targets (their standard errors, having no seed, are over users). --record keeps the line as
+results/NAME.json, from which `python -m benchmarks.accuracy.table` makes the tables of the READMEs; NAME is
+the experiment's, so a row that overrides settings needs --name too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
+from benchmarks.accuracy import recorded
 from stjax.evaluation import markdown
 from stjax.evaluation.report import Summary
+from stjax.training import parse
 
 TRAIN = Path(__file__).parents[2] / "train.py"
 
@@ -25,41 +31,79 @@ TRAIN = Path(__file__).parents[2] / "train.py"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("config", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, help="holds one run folder a seed; default runs/NAME-seeds")
+    parser.add_argument("--record", action="store_true", help="keep the row among the recorded results")
     args, overrides = parser.parse_known_args()
-    folder = args.folder or Path("runs") / f"{args.config.stem}-seeds"
+    name = parse([str(args.config), *overrides], args.config).experiment.name
+    folder = args.folder or Path("runs") / f"{name}-seeds"
     results = [_run(args.config, seed, folder / str(seed), overrides) for seed in args.seeds]
+    command = ["python", "-m", "benchmarks.accuracy.seeds", str(args.config)]
+    command += ["--seeds", *map(str, args.seeds), *overrides]
+    made = row(results, args.seeds, shlex.join(command), _commit())
+    print(json.dumps(made))
+    baselines = [(baseline["label"], baseline["metrics"]) for baseline in made["baselines"]]
+    print(markdown([*baselines, (f"{made['label']}, {len(results)} seeds", model(made))], made["title"]))
+    if args.record:
+        print(f"recorded as {recorded.save_row(made)}", file=sys.stderr)
+
+
+def row(results: list[dict[str, Any]], seeds: list[int], command: str, commit: str | None) -> dict[str, Any]:
+    """What a table needs of the results of all seeds; lists are by seed.
+
+    novelty: by band its targets and their metrics. differences: of the selection metric to each baseline.
+    """
     first = results[0]
-    model = over_seeds([result["test"]["metrics"] for result in results])
-    line = {
+    tests = [result["test"] for result in results]
+    bands = {
+        name: [test["segments"]["novelty"][name] for test in tests]
+        for name in tests[0]["segments"]["novelty"]
+    }
+    differences = [result.get("differences", [result["difference"]]) for result in results]
+    if any(result["data"]["fingerprint"] != first["data"]["fingerprint"] for result in results):
+        sys.exit("the seeds were run on different data: remove the run folders, or give another --folder")
+    return {
         "name": first["name"],
+        "command": command,
         "title": first["title"],
+        "label": first["test"]["label"],
         "query": first["query"]["known"],
+        "protocol": first["protocol"],
         "fingerprint": first["data"]["fingerprint"],
-        "seeds": args.seeds,
-        "metrics": model,
-        "difference": [result["difference"] for result in results],
+        "seeds": seeds,
+        "metrics": {name: [test["metrics"][name]["mean"] for test in tests] for name in tests[0]["metrics"]},
+        "novelty": {
+            name: {
+                "targets": segments[0]["targets"],
+                "metrics": {m: [s["metrics"][m]["mean"] for s in segments] for m in segments[0]["metrics"]},
+            }
+            for name, segments in bands.items()
+        },
+        "baselines": [{"label": b["label"], "metrics": b["metrics"]} for b in first["baselines"]],
+        "differences": [
+            {"to": each[0]["to"], "metric": each[0]["metric"]}
+            | {key: [d[key] for d in each] for key in ("mean", "standard_error")}
+            for each in zip(*differences, strict=True)
+        ],
+        "validation": [(result.get("best") or {}).get("validation") for result in results],
         "train_seconds": [result["seconds"]["train"] for result in results],
-        "total_seconds": [sum(result["seconds"].values()) for result in results],
+        "total_seconds": [round(sum(result["seconds"].values()), 1) for result in results],
         "parameters": first["parameters"],
         "versions": first["versions"],
         "hardware": first["hardware"],
+        "commit": commit,
     }
-    print(json.dumps(line))
-    rows = [(baseline["label"], baseline["metrics"]) for baseline in first["baselines"]]
-    label = f"{first['test']['label']}, {len(results)} seeds"
-    print(markdown([*rows, (label, model)], first["title"]))
 
 
-def over_seeds(summaries: list[Summary]) -> Summary:
-    """Mean over seeds of each metric, and its standard error; None for one seed."""
-    merged = {}
-    for name in summaries[0]:
-        means = [mean for summary in summaries if (mean := summary[name]["mean"]) is not None]
-        error = stdev(means) / len(means) ** 0.5 if len(means) > 1 else None
-        merged[name] = {"mean": fmean(means), "standard_error": error}
-    return merged
+def model(made: dict[str, Any]) -> Summary:
+    """Mean over seeds of each metric of a row, and its standard error; None for one seed."""
+    over = {name: over_seeds(values) for name, values in made["metrics"].items()}
+    return {name: {"mean": mean, "standard_error": error} for name, (mean, error) in over.items()}
+
+
+def over_seeds(values: list[float]) -> tuple[float, float | None]:
+    """Mean, and its standard error; None for one seed."""
+    return fmean(values), stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
 def _run(config: Path, seed: int, folder: Path, overrides: list[str]) -> dict:
@@ -67,6 +111,13 @@ def _run(config: Path, seed: int, folder: Path, overrides: list[str]) -> dict:
     command = [sys.executable, str(TRAIN), str(config), *options]
     subprocess.run(command, check=True, stdout=sys.stderr)
     return json.loads((folder / "result.json").read_text())
+
+
+def _commit() -> str | None:
+    """Of the checkout, with a `+` where files differ from it; None outside of one."""
+    command = ["git", "describe", "--always", "--dirty=+", "--exclude", "*"]
+    done = subprocess.run(command, cwd=TRAIN.parent, capture_output=True, text=True)
+    return done.stdout.strip() or None
 
 
 if __name__ == "__main__":

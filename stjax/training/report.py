@@ -77,11 +77,12 @@ def summarise(
 ) -> dict[str, Any]:
     """What a table needs, as JSON holds it: data, protocol, query switches, metrics, baselines.
 
-    difference: of the selection metric to the best baseline, on the same targets, by bootstrap over users.
+    differences: of the selection metric to each baseline, on the same targets, by bootstrap over users;
+    difference: that to the best of them.
     """
     metric = experiment.evaluation.select
-    best = max(baselines, key=lambda r: r.mean(metric))
-    difference = paired(report, best, metric)
+    best = max(range(len(baselines)), key=lambda k: baselines[k].mean(metric))
+    differences = [_difference(report, baseline, metric) for baseline in baselines]
     return {
         "name": experiment.name,
         "title": f"{type(experiment.source).__name__}, {report.title}",
@@ -105,15 +106,15 @@ def summarise(
             {"name": r.name, "label": r.label, "known": list(r.known), "metrics": r.summary()}
             for r in baselines
         ],
-        "difference": {
-            "metric": metric,
-            "to": best.label,
-            "mean": difference.mean,
-            "standard_error": difference.standard_error,
-            "low": difference.low,
-            "high": difference.high,
-        },
+        "difference": differences[best],
+        "differences": differences,
     }
+
+
+def _difference(report: Report, baseline: Report, metric: str) -> dict[str, Any]:
+    d = paired(report, baseline, metric)
+    spread = {"mean": d.mean, "standard_error": d.standard_error, "low": d.low, "high": d.high}
+    return {"metric": metric, "to": baseline.label, **spread}
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:

@@ -1,0 +1,217 @@
+"""The tables of results in the READMEs, made from what is recorded: no number in them is typed.
+
+    python -m benchmarks.accuracy.table [--check]
+
+Between `<!-- results -->` and `<!-- /results -->` stand all recorded rows beside targets and published
+figures; between `<!-- results NAME -->` and `<!-- /results -->` stands one row beside all its baselines. A
+row is recorded by `python -m benchmarks.accuracy.seeds CONFIG --record`. --check writes nothing and exits
+with 1 where a README is not what it would be.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from benchmarks.accuracy import recorded
+from benchmarks.accuracy.seeds import model, over_seeds
+from stjax.evaluation import markdown
+
+ROOT = Path(__file__).parents[2]
+READMES = (ROOT / "README.md", ROOT / "benchmarks" / "accuracy" / "README.md")
+NEW, SEEN = "new to the user", "seen before"
+MARKED = re.compile(r"(<!-- results(?: (\S+))? -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What stands beside a recorded row.
+
+    data: and protocol, in words. metrics: of the row, with the target of each where there is one. new: target
+    of the MRR on items that are new to the user. baseline: label of the one that differences are taken to.
+    published: by metric. remark: how the published protocol differs.
+    """
+
+    data: str
+    metrics: Mapping[str, float | None]
+    baseline: str
+    published: Mapping[str, str] = field(default_factory=dict)
+    remark: str = ""
+    new: float | None = None
+
+
+NYC = (
+    "the training file is rebuilt from the log (84,298 check-ins, the published one has about 83,228),"
+    " validation and test are the published files; the published tables allow the history of training and of"
+    " the target's own trajectory"
+)
+ROWS: dict[str, Row] = {
+    "nyc": Row(
+        "Foursquare NYC, last of trajectory, all earlier history, target's time not read",
+        {"Acc@1": 0.335, "MRR": 0.475},
+        "Markov with back-off",
+        {"Acc@1": "STHGCN .2625", "MRR": "STHGCN .3798"},
+        f"STHGCN (Yan et al., SIGIR 2023), 10 runs: {NYC}",
+        new=0.06,
+    ),
+    "nyc_time": Row(
+        "the same, target's time read",
+        {"Acc@1": 0.435, "MRR": 0.55},
+        "Markov with back-off (reads time)",
+        {"Acc@1": "ROTAN .3106, GA-LLM .4070", "MRR": "ROTAN .4104"},
+        "ROTAN (Feng et al., KDD 2024), GA-LLM (3 billion parameters): data and history as above",
+        new=0.06,
+    ),
+    "nyc_training": Row(
+        "the same, history of the training part and of the own trajectory, target's time not read",
+        {"Acc@1": 0.295, "MRR": 0.435},
+        "Markov with back-off",
+        {"Acc@1": "GETNext .2435", "MRR": "GETNext .3621"},
+        "GETNext (Yang et al., SIGIR 2022): the history is the published one, the training file is rebuilt",
+        new=0.06,
+    ),
+    "movielens": Row(
+        "MovieLens-100K, leave-one-out, full ranking, seen filtered",
+        {"NDCG@10": 0.085, "HR@10": 0.165},
+        "Item k nearest neighbours",
+        {"NDCG@10": "HSTU .0775", "HR@10": "HSTU .1527"},
+        "the public PyTorch HSTU, 50 epochs, run beside: it holds out one item, not two",
+    ),
+    "florence": Row(
+        "TripBuilder Florence, next place within a trip",
+        {"MRR": None, "Acc@1": None},
+        "Markov with back-off",
+        new=None,
+    ),
+}
+
+
+def main(arguments: list[str]) -> int:
+    rows, stale = recorded.load_rows(), False
+    for name in sorted(set(ROWS) - set(rows)):
+        print(f"not recorded: {name}", file=sys.stderr)
+    for name in sorted(set(rows) - set(ROWS)):
+        print(f"recorded, but not declared in ROWS, so only in its own table: {name}", file=sys.stderr)
+    for file in READMES:
+        old = file.read_text()
+        new = filled(old, rows)
+        if old != new:
+            print(
+                f"{file}: {'not what it would be' if '--check' in arguments else 'written'}", file=sys.stderr
+            )
+            stale = True
+            if "--check" not in arguments:
+                file.write_text(new)
+    return int(stale and "--check" in arguments)
+
+
+def filled(text: str, rows: Mapping[str, dict[str, Any]]) -> str:
+    """A text with its marked parts made anew."""
+
+    def part(found: re.Match[str]) -> str:
+        begin, name, end = found.groups()
+        if name is None:
+            body = summary(rows)
+        else:
+            body = detail(rows[name]) if name in rows else "Not recorded yet.\n"
+        return f"{begin}\n{body}\n{end}"
+
+    return MARKED.sub(part, text)
+
+
+def summary(rows: Mapping[str, dict[str, Any]]) -> str:
+    """All recorded rows, in the order of ROWS, and what is to be said of the published figures."""
+    lines = [
+        "| data, protocol | metric | stjax | target | counting baseline | paired difference | published |",
+        "|---|---|---:|---:|---:|---:|---|",
+    ]
+    remarks = []
+    for name, row in ROWS.items():
+        if name in rows:
+            lines += _lines(row, rows[name])
+            if row.remark:
+                remarks.append(f"- {row.remark}.")
+    words = (
+        "Test figures, chosen on validation, full ranking, ties counted against the target; stjax: mean ±"
+        " standard error over seeds; baseline: ± standard error over users; paired difference: on the same"
+        " targets, ± bootstrap standard error over users, both averaged over seeds."
+    )
+    return "\n".join([*lines, "", words, *(["", *remarks] if remarks else [])]) + "\n"
+
+
+def _lines(row: Row, made: dict[str, Any]) -> list[str]:
+    """One line a metric, and one each for revisits and new items where a part has both."""
+    baseline = next((b["metrics"] for b in made["baselines"] if b["label"] == row.baseline), None)
+    if baseline is None:
+        there = [b["label"] for b in made["baselines"]]
+        raise SystemExit(f"{made['name']}: no baseline {row.baseline!r} is recorded, only {there}: mend ROWS")
+    lines = []
+    for metric, target in row.metrics.items():
+        theirs = f"{shown(**baseline[metric])} ({row.baseline})"
+        apart = [d for d in made["differences"] if d["to"] == row.baseline and d["metric"] == metric]
+        difference = paired(apart[0]) if apart else ""
+        published = row.published.get(metric, "")
+        lines.append([metric, *ours(made["metrics"][metric], target), theirs, difference, published])
+    if {NEW, SEEN} <= set(made["novelty"]):
+        for band, words, target in ((SEEN, "revisits", None), (NEW, "new to the user", row.new)):
+            part = made["novelty"][band]
+            figures = ours(part["metrics"]["MRR"], target)
+            lines.append([f"MRR, {part['targets']:,} {words}", *figures, "", "", ""])
+    how = f"`{made['command']}`, {fmean(made['train_seconds']):,.0f} s of training a seed"
+    heads = [row.data, how, *[""] * len(lines)] if len(lines) > 1 else [f"{row.data}: {how}"]
+    return [f"| {head} | {' | '.join(cells)} |" for head, cells in zip(heads, lines, strict=False)]
+
+
+def ours(values: list[float], target: float | None) -> tuple[str, str]:
+    """The mean over seeds, in bold where it reaches the target, and the target."""
+    mean, error = over_seeds(values)
+    if target is None:
+        return shown(mean, error), ""
+    return f"**{shown(mean, error)}**" if mean >= target else shown(mean, error), shown(target)
+
+
+def paired(made: dict[str, Any]) -> str:
+    """A paired difference and its error, both averaged over seeds."""
+    errors = made["standard_error"]
+    return shown(fmean(made["mean"]), None if None in errors else fmean(errors), digits=4, sign=True)
+
+
+def detail(made: dict[str, Any]) -> str:
+    """One row beside all its baselines, with its command and what it was made with."""
+    baselines = [(b["label"], b["metrics"]) for b in made["baselines"]]
+    label = f"{made['label']}, {len(made['seeds'])} seed{'s' if len(made['seeds']) > 1 else ''}"
+    reads = ", ".join(made["query"]) or "nothing"
+    apart = [f"{paired(d)} from {d['to']}" for d in made["differences"]]
+    versions, hardware = made["versions"], made["hardware"]
+    made_with = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "flax", "optax"))
+    train, total = (fmean(made[name]) for name in ("train_seconds", "total_seconds"))
+    return "\n".join(
+        [
+            f"    {made['command']}",
+            "",
+            markdown([*baselines, (label, model(made))], f"{made['title']}; of the target {reads} is read:"),
+            f"Paired difference in {made['differences'][0]['metric']} (± bootstrap standard error over users,"
+            f" averaged over seeds): {'; '.join(apart)}.",
+            "",
+            f"{train:,.0f} s of training and {total:,.0f} s in all a seed; {hardware['cpus']} CPUs,"
+            f" {hardware['devices']} x {hardware['device']}; {made_with}; commit {made['commit']}; data"
+            f" {made['fingerprint']}.",
+            "",
+        ]
+    )
+
+
+def shown(mean: float, standard_error: float | None = None, digits: int = 3, sign: bool = False) -> str:
+    """A figure without the zero before its point."""
+    text = f"{mean:{'+' if sign else ''}.{digits}f}"
+    text = text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text
+    return text if standard_error is None else f"{text} ± {shown(standard_error, digits=digits)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
