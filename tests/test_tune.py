@@ -19,9 +19,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 import train
+from stjax.baselines import IALS
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST
 from stjax.errors import ConfigError
+from stjax.nn import LSTM, Pointer
 from stjax.training import Experiment, load_config, load_module
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.config import resolve
@@ -30,6 +32,7 @@ from stjax.training.loop import STOPPED, fit
 from stjax.training.setup import Setup
 from stjax.tune import Choice, Integers, Log, Uniform
 from stjax.tune.__main__ import main
+from stjax.tune.best import write_best
 from stjax.tune.change import changed, check, value_at
 from stjax.tune.search import Search
 from tests.configs.tiny import Tanh, TinyLog, experiment
@@ -362,6 +365,32 @@ def test_paths_reach_every_kind_of_part() -> None:
     )
     examples = check(experiment, {"model.layer": Choice(Tanh(3), Tanh(5)), "training.epochs": Integers(1, 9)})
     assert [(e.model.layer.width, e.training.epochs) for e in examples] == [(3, 1), (5, 1), (3, 1), (3, 9)]
+
+
+@pytest.mark.parametrize("name", ["nyc", "movielens", "synthetic", "movielens_knn"])
+def test_what_is_found_is_written_as_changes_that_give_it(tmp_path: Path, name: str) -> None:
+    """For the shipped configs: modules in mappings, tuples of modules, optional parts, another class."""
+    config = ROOT / "configs" / f"{name}.py"
+    base = load_config(config)
+    values: dict[str, Any] = {"optimizer.learning_rate": 0.00123, "training.seed": 7}
+    if name == "movielens_knn":
+        values |= {"model": IALS(factors=5)}
+    else:
+        values |= {
+            "model.encoders.time.features": 13,
+            "model.interest": LSTM(gates=("time",)),
+            "model.head.pointer": Pointer(window=11),
+            "model.head.known": ("time",),
+        }
+    made = changed(base, values)
+    file = write_best(tmp_path, config, made, 'It says "C:\\new".')
+    assert resolve(load_config(file)) == resolve(made)
+    assert load_module(file).__doc__.strip() == 'It says "C:\\new".'
+    text = file.read_text()
+    assert "warmup_steps" not in text and "Evaluation" not in text  # what has not changed is not repeated
+    assert max(map(len, text.splitlines())) <= 110
+    if name != "movielens_knn":
+        assert 'LSTM(gates=("time",))' in text and "from stjax.nn import LSTM" in text
 
 
 def test_drawn_numbers_are_short_and_within_the_ends() -> None:
