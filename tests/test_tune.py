@@ -271,6 +271,7 @@ def test_workers_share_a_search_and_its_best_runs(
     assert main(words) == 0
     assert [line["trial"] for line in lines(tmp_path / "two")] == [0, 1, 2, 3]
     assert (tmp_path / "two" / "worker-1.log").exists()
+    assert "--workers 2 --training.epochs 1\n" in (tmp_path / "two" / "best.py").read_text()
     best = max(line["value"] for line in lines(tmp_path / "two"))
     run = ["--workdir", str(tmp_path / "run")]
     assert train.main([str(tmp_path / "two" / "best.py"), *run]) == 0

@@ -59,6 +59,7 @@ def _tune(options: argparse.Namespace, overrides: list[str], arguments: list[str
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("the search needs the package optuna: pip install 'stjax[tune]'")
     from stjax.tune import report  # here: they import optuna
+    from stjax.tune.locks import held
     from stjax.tune.search import Search
     from stjax.tune.trial import Objective
 
@@ -97,6 +98,8 @@ def _tune(options: argparse.Namespace, overrides: list[str], arguments: list[str
             for process, _ in others:
                 process.terminate()
         search.work(options.trials, objective, after)  # what a worker that failed has left
+        with held(folder / ".lock"):  # the last word, with the command that was given
+            report.write(search, options.config, options.seeds, written)
         report.draw(search, metric)
         report.show(search, metric, console)
         running = sum(not trial.state.is_finished() for trial in search.trials())

@@ -107,7 +107,7 @@ def show(search: Search, metric: str, console: Console) -> None:
         box=box.SIMPLE,
     )
     for name in ("trial", metric, *search.space):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")
     for trial in complete[:ROWS]:
         cells = [str(trial.number), f"{trial.value:.4f}", *trial.user_attrs["values"].values()]
         table.add_row(*(Text(cell) for cell in cells))
