@@ -19,12 +19,15 @@ from stjax.nn import (
     ConcatFusion,
     Distance,
     Encoder,
+    Ensemble,
     Fusion,
     Interest,
     ItemEmbed,
+    NextTime,
     Pointer,
     Recommender,
     Retrieval,
+    TimeEmbed,
 )
 from stjax.nn.interest import GRU
 from tests.library import ENCODERS, FUSIONS, INTERESTS, WINDOW
@@ -38,7 +41,9 @@ KNOWN = ("time", "place", "scene")
 
 
 @partial(jax.jit, static_argnums=0)
-def both(model: Recommender, variables: Any, history: Events, query: Query, catalogue: Catalogue) -> Any:
+def both(
+    model: Recommender | Ensemble, variables: Any, history: Events, query: Query, catalogue: Catalogue
+) -> Any:
     """The answer after the history read at once, and read in two chunks: one program, one compilation."""
     whole = model.apply(variables, history, query, catalogue, method="scores")
     state, half = model.init_state(B), (L + 1) // 2
@@ -47,7 +52,7 @@ def both(model: Recommender, variables: Any, history: Events, query: Query, cata
     return whole, model.apply(variables, state, query, catalogue, method="answer")
 
 
-def check(model: Recommender, by_step: bool = False) -> None:
+def check(model: Recommender | Ensemble, by_step: bool = False) -> None:
     """The answer after the history, read at once, in two chunks, and (by_step) one call an event."""
     batch, catalogue = random_batch(B, L)
     variables = random_parameters(model, batch, catalogue, method="loss")
@@ -81,6 +86,17 @@ def test_every_fusion_with_every_interest_model(fusion: str, interest: str) -> N
 def test_everything_at_once_event_by_event() -> None:
     head = Retrieval(known=KNOWN, pointer=Pointer(5, window=WINDOW), distance=Distance(), interests=2)
     check(build(ENCODERS, FUSIONS["convolution"], INTERESTS["hstu-bias"], head), by_step=True)
+
+
+def test_a_request_whose_time_is_not_known() -> None:
+    head = Retrieval(known=("place", "scene"), pointer=Pointer(5, window=WINDOW))
+    when = NextTime(edges=(0, 60, 3600, 86_400), hidden=8)
+    check(build({"time": TimeEmbed(6)}, ConcatFusion(8), GRU(), head).clone(when=when), by_step=True)
+
+
+def test_an_ensemble() -> None:
+    head = Retrieval(known=KNOWN, pointer=Pointer(5, window=WINDOW))
+    check(Ensemble(build({"time": TimeEmbed(6)}, ConcatFusion(8), GRU(), head), 2), by_step=True)
 
 
 def test_the_matrix_holds_the_whole_library() -> None:

@@ -4,6 +4,7 @@ from stjax.nn.adaptation import MetaLearned, adapt
 from stjax.nn.base import Encoder, Fusion, Interest
 from stjax.nn.content import ContextEmbed, ItemEmbed, ProfileEmbed, UserEmbed
 from stjax.nn.distance import Distance
+from stjax.nn.ensemble import Ensemble
 from stjax.nn.fusion import AttentionFusion, ConcatFusion, ConvolutionFusion, GatedFusion, HyperFusion
 from stjax.nn.heads import Auxiliary, Retrieval
 from stjax.nn.interest import GRU, HSTU, LSTM, SelfAttention, SpatioTemporalBias, StateSpace
@@ -13,6 +14,7 @@ from stjax.nn.ranking import Ranking, Task
 from stjax.nn.recommender import Recommender, UserState
 from stjax.nn.space import CellEmbed, HomeEmbed, MovementEmbed, PlaceEmbed, SpaceEmbed
 from stjax.nn.time import DecayedCounts, GapEmbed, RhythmEmbed, Time2Vec, TimeEmbed, WindowCounts
+from stjax.nn.when import NextTime
 
 __all__ = [
     "GBCE",
@@ -28,6 +30,7 @@ __all__ = [
     "DecayedCounts",
     "Distance",
     "Encoder",
+    "Ensemble",
     "FullSoftmax",
     "Fusion",
     "GapEmbed",
@@ -39,6 +42,7 @@ __all__ = [
     "ItemEmbed",
     "MetaLearned",
     "MovementEmbed",
+    "NextTime",
     "Objective",
     "PlaceEmbed",
     "Pointer",

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from stjax.events import FIRST, Catalogue
 from stjax.nn.past import Moment, Past
-from stjax.ops import geo, sequence
+from stjax.ops import excitation, geo, sequence
 from stjax.ops import time as ops
 
 DAY_HARMONICS = 4
@@ -79,18 +79,28 @@ class Pairs:
     near_km: tuple[float, ...]
     time: bool
     space: bool
+    window: int
 
     @property
     def count(self) -> int:
         """Number of features F."""
-        return len(ORDER) + self.time * (2 + len(self.decays)) + self.space * (1 + 2 * len(self.near_km))
+        visits = 1 + self.time * len(self.decays)
+        return (
+            len(ORDER)
+            + visits
+            + self.time * (2 + len(self.decays))
+            + self.space * (1 + 2 * len(self.near_km))
+        )
 
-    def features(self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue) -> jax.Array:
+    def features(
+        self, now: Moment, steps: Steps, lag: jax.Array, catalogue: Catalogue, consecutive: bool = False
+    ) -> jax.Array:
         """Of the moments (B, Q) and the past events (B, M): (B, Q, F, M) float32, without gradients.
 
-        lag: (B, Q, M), how many events ago.
+        lag: (B, Q, M), how many events ago. consecutive: the moments are those of the last Q events.
         """
         rows = self._order(now, steps, lag, catalogue)
+        rows += self._visits(now, steps, lag, consecutive)
         rows += self._time(now, steps.event) if self.time else []
         rows += self._space(now, steps) if self.space else []
         rows = [jnp.broadcast_to(row.astype(jnp.float32), lag.shape) for row in rows]
@@ -130,6 +140,20 @@ class Pairs:
             "same_kind_before": same_kind_before,
         }
         return [named[name] for name in ORDER]
+
+    def _visits(self, now: Moment, steps: Steps, lag: jax.Array, consecutive: bool) -> list[jax.Array]:
+        """How often and how lately the item was there, at this event and at any other that is read.
+
+        All events of an item have it, so that a request can do without a place it has just come from however
+        often it was there before.
+        """
+        past, taus = steps.event, self.decays if self.time else ()
+        ids = jnp.where(past.valid & (past.item >= FIRST), past.item, -1)
+        if consecutive:
+            sums = excitation.consecutive_sums(ids, past.time, now.time, self.window, taus)
+        else:
+            sums = excitation.sums(ids, past.time, now.time, (lag >= 0) & (lag < self.window), taus)
+        return list(jnp.moveaxis(jnp.log1p(sums), 1, 0))
 
     def _time(self, now: Moment, past: Past) -> list[jax.Array]:
         gap = ops.elapsed(*_pair(now.time, past.time))

@@ -56,7 +56,7 @@ class Pointer(nn.Module):
     space: bool = True
 
     def setup(self) -> None:
-        self.pairs = pairs.Pairs(self.kind, self.decays, self.near_km, self.time, self.space)
+        self.pairs = pairs.Pairs(self.kind, self.decays, self.near_km, self.time, self.space, self.window)
         self.query = nn.Dense(self.features)
         self.key = nn.Dense(self.features)
         small = nn.initializers.normal(0.01)
@@ -100,7 +100,7 @@ class Pointer(nn.Module):
 
         def block(args: Any, steps: pairs.Steps, index: jax.Array) -> tuple[jax.Array, jax.Array]:
             asked, now, target = args
-            log_past, gate = self._point(asked, now, steps, index, catalogue)
+            log_past, gate = self._point(asked, now, steps, index, catalogue, consecutive=True)
             hit = steps.event.item[:, None, :] == target[:, :, None]
             return attention.masked_logsumexp(log_past, hit & (log_past > attention.NEVER)), gate
 
@@ -137,7 +137,13 @@ class Pointer(nn.Module):
         return Asked(query, self.pair_weights(u), self.gate(u)[..., 0], kinds)
 
     def _point(
-        self, asked: Asked, now: Moment, steps: pairs.Steps, index: jax.Array, catalogue: Catalogue
+        self,
+        asked: Asked,
+        now: Moment,
+        steps: pairs.Steps,
+        index: jax.Array,
+        catalogue: Catalogue,
+        consecutive: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
         """As `__call__`; index: (M,), positions of the past events, below 0 where there is none."""
         past = steps.event
@@ -146,7 +152,7 @@ class Pointer(nn.Module):
         mask &= (past.valid & (past.item >= FIRST))[:, None, :]
         key = jnp.concatenate([past.key, steps.waves], axis=-1) if self.time else past.key
         logits = jnp.einsum("bqd,bmd->bqm", asked.query, key)
-        pair = self.pairs.features(now, steps, lag, catalogue)
+        pair = self.pairs.features(now, steps, lag, catalogue, consecutive)
         logits += jnp.einsum("bqf,bqfm->bqm", asked.weights, pair)
         if asked.kinds is not None and self.kind is not None:
             # A product with few ones: as a gather its gradient would scatter.

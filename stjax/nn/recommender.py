@@ -29,6 +29,7 @@ from stjax.nn.past import Moment, Past
 from stjax.nn.ranking import Ranking
 from stjax.nn.space import located
 from stjax.nn.time import TimeEmbed
+from stjax.nn.when import NextTime
 from stjax.ops import sequence
 
 
@@ -54,6 +55,8 @@ class Recommender(nn.Module):
     encoders: the modalities beside the item itself, by name; leave one out to do without it.
     ranking: a second head on the same interest, which says of a given candidate what will become of it
       (clicked, bought, rated); its loss is added to the first head's.
+    when: learns the time of the next event. Training then reads that time; a request whose time is not known
+      is answered by the expectation over it. With a ranking head "time" must be known.
     dropout: of fused events, in training.
     hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
       missing and unseen values have learned embeddings where the log has none or few.
@@ -69,6 +72,7 @@ class Recommender(nn.Module):
     interest: Interest = GRU()
     head: Retrieval = Retrieval()
     ranking: Ranking | None = None
+    when: NextTime | None = None
     dropout: float = 0.1
     hide: float = 0.0
     modality_dropout: float = 0.0
@@ -87,6 +91,10 @@ class Recommender(nn.Module):
         labels = () if self.ranking is None else [task.field for task in self.ranking.tasks]
         if leaked := sorted(set(labels) & set(self.head.known)):
             raise ValueError(f"ranking: the labels {leaked} are in head.known: the model would read them")
+        if self.when is not None and self.ranking is not None and "time" not in self.known:
+            raise ValueError(
+                'when: a ranking head needs a time; name "time" in head.known, or do without one'
+            )
         self.drop = Dropout(self.dropout)
         self.hidden = Hide(self.hide)
         self.stand_ins = StandIns(self.modality_dropout)
@@ -108,11 +116,15 @@ class Recommender(nn.Module):
         table = self.items(catalogue)
         x, h = self._encode(events, table, catalogue, train)
         past = self._past(events, x, h)
-        query = Query.of(target, self.known)
+        learnt = () if self.when is None or "time" in self.known else ("time",)
+        query = Query.of(target, self.known + learnt)
         position = jnp.broadcast_to(jnp.arange(events.item.shape[1]), events.item.shape)
         now = _moment(query, past, past.shift(1), position)
         u = self.head.request(h, query, past, catalogue)
         loss, sums = self.head.loss(u, now, past, target.item, batch.weight, table, catalogue, train)
+        if self.when is not None:
+            timed = self.when.loss(h, past, target.time, batch.weight)
+            loss, sums = loss + self.when.weight * timed, sums | {"when_loss": timed}
         if self.ranking is not None:
             items = table[target.item]
             more, scalars = self.ranking.loss(u, items, target, batch.weight, catalogue.schema, train)
@@ -274,6 +286,30 @@ class Recommender(nn.Module):
         return Past(events.item, events.time, events.utc_offset, events.place, events.valid, key)
 
     def _answer(
+        self,
+        h: jax.Array,
+        past: Past,
+        position: jax.Array,
+        query: Query,
+        table: jax.Array,
+        catalogue: Catalogue,
+    ) -> jax.Array:
+        if self.when is None or query.time is not None:
+            return self._answer_at(h, past, position, query, table, catalogue)
+        last = jax.tree.map(lambda x: x[:, 0], past.at(position))
+
+        def body(model: Recommender, mean: jax.Array, gap_log_p: tuple[Any, Any]) -> tuple[jax.Array, None]:
+            gap, log_p = gap_log_p
+            timed = dataclasses.replace(query, time=last.time + gap, utc_offset=last.utc_offset)
+            answer = model._answer_at(h, past, position, timed, table, catalogue)
+            return jnp.logaddexp(mean, log_p[:, None] + answer), None
+
+        # One gap after the other: K arrays (B, V) would be too many.
+        gaps = jnp.asarray(self.when.gaps), jnp.moveaxis(self.when(h, last), -1, 0)
+        start = jnp.full((h.shape[0], table.shape[0]), -jnp.inf)
+        return nn.scan(body, variable_broadcast="params", split_rngs={"params": False})(self, start, gaps)[0]
+
+    def _answer_at(
         self,
         h: jax.Array,
         past: Past,
