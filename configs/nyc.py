@@ -2,6 +2,7 @@
 
     STJAX_DATA=FOLDER python train.py configs/nyc.py             FOLDER holds foursquare_nyc/
     ... --name nyc_time --model.head.known time                  the target's time may be read
+    ... --name nyc_training --protocol.history training          history of training and own trajectory
 
 The published tables and the differences of data are in benchmarks/accuracy/README.md.
 """
@@ -9,7 +10,17 @@ The published tables and the differences of data are in benchmarks/accuracy/READ
 from stjax.baselines import PopularHere
 from stjax.data.protocols import TrajectoryLast
 from stjax.data.sources import FoursquareNYC
-from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed, TimeEmbed
+from stjax.nn import (
+    GRU,
+    ConcatFusion,
+    Distance,
+    ItemEmbed,
+    Pointer,
+    Recommender,
+    Retrieval,
+    SpaceEmbed,
+    TimeEmbed,
+)
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
 from stjax.tune import Choice, Log, Uniform
 
@@ -24,7 +35,7 @@ experiment = Experiment(
         encoders={"time": TimeEmbed(), "space": SpaceEmbed()},
         fusion=ConcatFusion(64),
         interest=GRU(),
-        head=Retrieval(pointer=Pointer(window=LENGTH)),
+        head=Retrieval(pointer=Pointer(window=LENGTH), distance=Distance(knots=(0.1, 0.5, 2.0, 8.0))),
     ),
     batching=Batching(length=LENGTH, overlap=64, batch_size=8, buckets=BUCKETS),
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),

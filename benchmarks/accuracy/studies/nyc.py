@@ -25,10 +25,10 @@ from stjax.nn import (
     WindowCounts,
 )
 
-base = config("nyc")
+base = head(config("nyc"), distance=None)
 
 rows = {
-    "configs/nyc.py": base,
+    "configs/nyc.py without distance": base,
     # removed
     "- time": encoders(base, time=None),
     "- space": encoders(base, space=None),
