@@ -11,12 +11,24 @@ import numpy as np
 import pytest
 
 from stjax.events import FIRST, Query
-from stjax.nn import GRU, ConcatFusion, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed, pairs
+from stjax.nn import (
+    GRU,
+    ConcatFusion,
+    ContextEmbed,
+    ItemEmbed,
+    Mean,
+    Pointer,
+    Recommender,
+    Retrieval,
+    SpaceEmbed,
+    pairs,
+)
 from stjax.nn import pointer as pointer_module
 from stjax.nn.distance import Distance
 from stjax.nn.heads import Auxiliary
 from stjax.nn.objectives import GBCE, InBatch, Objective, SampledSoftmax
-from stjax.nn.ranking import Ranking, Task
+from stjax.nn.ranking import Choice, Ranking, Task
+from stjax.ops import sequence
 from tests.models import questions, random_batch, random_parameters, run, run_steps
 from tests.strict import strict
 
@@ -279,3 +291,66 @@ def test_every_objective_trains_the_whole_model(objective: Objective) -> None:
         mixed = build(head.clone(pointer=Pointer(5, WINDOW)))
         with pytest.raises(ValueError, match="no probability that could be mixed"):
             random_parameters(mixed, batch, catalogue, method="loss")
+
+
+def chooser(memory: int, ordered: bool = False) -> Recommender:
+    return Recommender(
+        items=ItemEmbed(6),
+        encoders={"context": ContextEmbed(5)},
+        fusion=ConcatFusion(8),
+        interest=Mean(),
+        head=Retrieval(known=("scene",)),
+        ranking=Ranking((Choice(negatives=3),), hidden=7, memory=memory),
+        ordered=ordered,
+        dropout=0.0,
+    )
+
+
+@pytest.mark.parametrize("memory", [3, L + 2])
+def test_a_choice_that_remembers_answers_alike_in_both_forms(memory: int) -> None:
+    model = chooser(memory)
+    batch, catalogue = random_batch(B, L)
+    variables = random_parameters(model, batch, catalogue, method="loss")
+    history, query, target = questions(batch.events, model.known)
+    candidates = jnp.concatenate([history.item[:, :4], target[:, None]], axis=1)
+    whole = run(model, variables, history, query, candidates, catalogue, method="rank")["chosen"]
+    state = run(model, variables, model.init_state(B), history, catalogue, method="read")
+    assert state.memory.item.shape == (B, memory)
+    stepped = run(model, variables, state, query, candidates, catalogue, method="answer_rank")["chosen"]
+    some = np.asarray(history.valid.any(axis=1))
+    np.testing.assert_allclose(whole[some], stepped[some], atol=1e-4)
+    # What is forgotten counts no longer.
+    other = run(chooser(5), variables, history, query, candidates, catalogue, method="rank")["chosen"]
+    assert np.abs(whole - other)[history.valid.sum(axis=1) > 5].max() > 1e-3
+
+
+def test_without_order_every_order_of_the_history_answers_alike() -> None:
+    model = chooser(memory=L)
+    batch, catalogue = random_batch(B, L)
+    variables = random_parameters(model, batch, catalogue, method="loss")
+    history, query, _ = questions(batch.events, model.known)
+    candidates = history.item[:, :4]
+    order = sequence.shuffled(jax.random.key(1), history.valid)
+    assert (order != jnp.arange(history.item.shape[1])).any()
+    other = jax.tree.map(lambda x: sequence.take(x, order), history)
+    for method, args in (("rank", (candidates,)), ("scores", ())):
+        found = [run(model, variables, h, query, *args, catalogue, method=method) for h in (history, other)]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *found)
+
+
+def test_without_order_training_reads_a_new_order_each_time() -> None:
+    batch, catalogue = random_batch(B, L)
+    variables = random_parameters(chooser(0), batch, catalogue, method="loss")
+
+    def losses(model: Recommender) -> list[float]:
+        model = model.clone(ranking=None)  # whose draws would be others, too
+
+        @jax.jit
+        def loss(key: jax.Array) -> jax.Array:
+            rngs = {"dropout": key}
+            return model.apply(variables, batch, catalogue, train=True, method="loss", rngs=rngs)[0]
+
+        return [float(loss(jax.random.key(k))) for k in range(3)]
+
+    assert len(set(losses(chooser(0)))) == 3
+    assert len(set(losses(chooser(0, ordered=True)))) == 1

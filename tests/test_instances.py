@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID, ProtocolError, RandomSplit
+from stjax.data.store import EventStore
+from stjax.errors import ConfigError
 from stjax.evaluation.instances import evaluate_instances, negatives, paired_instances
 from stjax.events import FIRST, Events, Query
+from stjax.nn import Choice, ConcatFusion, ItemEmbed, Mean, Ranking, Recommender, Retrieval
+from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training, run
+from stjax.training.config import Command
+from stjax.training.setup import Setup
 from tests.stores import make_store
 
 USERS, ITEMS, EVENTS = 13, 19, 307
@@ -68,7 +77,8 @@ def table(dataset: Dataset, seed: int = 0) -> np.ndarray:
 def test_negatives_are_items_not_chosen_in_that_context_anywhere_in_the_log(
     dataset: Dataset, part: int
 ) -> None:
-    drawn, rows = negatives(dataset, part, 7), dataset.targets(part)
+    rows = dataset.targets(part)
+    drawn = negatives(dataset, rows, 7)
     columns, items = dataset.store.columns, dataset.items(slice(None))
     names = ("user", "scene", "device")
     for row, mine in zip(rows, drawn, strict=True):
@@ -79,14 +89,14 @@ def test_negatives_are_items_not_chosen_in_that_context_anywhere_in_the_log(
     own = [items[columns["user"] == columns["user"][row]] for row in rows]
     assert any(np.isin(m, o).any() for m, o in zip(drawn, own, strict=True))
     assert len(np.unique(drawn)) > ITEMS - 4
-    np.testing.assert_array_equal(negatives(dataset, part, 7), drawn)
-    assert (negatives(dataset, part, 7, seed=1) != drawn).any()
+    np.testing.assert_array_equal(negatives(dataset, rows, 7), drawn)
+    assert (negatives(dataset, rows, 7, seed=1) != drawn).any()
 
 
 def test_a_user_who_has_everything_has_no_negatives(tmp_path: Path) -> None:
     store = make_store(tmp_path / "s", users=[0] * 60, items=[k % 3 for k in range(60)], times=[0] * 60)
     with pytest.raises(ProtocolError, match="every item in one context"):
-        negatives(Dataset(store, RandomSplit(0.2, 0.2)(store)), VALID, 2)
+        negatives(Dataset(store, RandomSplit(0.2, 0.2)(store)), np.arange(5), 2)
 
 
 def test_scores_are_of_each_target_and_its_own_negatives(dataset: Dataset) -> None:
@@ -96,7 +106,7 @@ def test_scores_are_of_each_target_and_its_own_negatives(dataset: Dataset) -> No
         dataset.targets(TEST),
         dataset.gather(dataset.targets(TEST)[:, None], np.ones((len(report), 1), bool)),
     )
-    expected = np.concatenate([dataset.items(rows)[:, None], negatives(dataset, TEST, 3)], axis=1)
+    expected = np.concatenate([dataset.items(rows)[:, None], negatives(dataset, rows, 3)], axis=1)
     expected = scorer.table[expected, scene.categorical["scene"]]
     np.testing.assert_array_equal(report.row, rows)
     np.testing.assert_array_equal(report.logit, expected)
@@ -137,3 +147,62 @@ def test_a_report_is_json(dataset: Dataset) -> None:
     assert report["targets"] == len(dataset.targets(TEST)) and report["negatives"] == 2
     assert set(report["metrics"]) == {"AUC", "logloss"}
     assert report["metrics"]["AUC"]["standard_error"] > 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Log:
+    """Each user has three items of his own, without times."""
+
+    folder: Path
+
+    def open(self) -> EventStore:
+        path = self.folder / "log"
+        if not path.exists():
+            random = np.random.default_rng(0)
+            users = random.integers(USERS, size=EVENTS)
+            items = (users + random.integers(3, size=EVENTS)) % ITEMS
+            scenes = random.integers(2, size=EVENTS).astype(str).tolist()
+            make_store(path, users.tolist(), items.tolist(), [0] * EVENTS, event={"scene": scenes})
+        return EventStore.open(path)
+
+
+def experiment(folder: Path) -> Experiment:
+    return Experiment(
+        name="odds",
+        source=Log(folder),
+        protocol=RandomSplit(valid=0.2, test=0.2),
+        model=Recommender(
+            items=ItemEmbed(5),
+            encoders={},
+            fusion=ConcatFusion(8),
+            interest=Mean(),
+            head=Retrieval(known=("scene",)),
+            ranking=Ranking((Choice(negatives=3),), hidden=8, memory=11),
+            ordered=False,
+        ),
+        batching=Batching(length=31, batch_size=5),
+        optimizer=Optimizer(learning_rate=0.02, warmup_steps=3),
+        training=Training(epochs=8, eval_every=4),
+        evaluation=Evaluation(negatives=2, select="AUC", length=31, block=64),
+    )
+
+
+def test_a_run_trains_selects_and_reports_by_instances(tmp_path: Path) -> None:
+    out = io.StringIO()
+    command = Command(experiment(tmp_path), tmp_path / "run", config=Path(__file__))
+    result = run(command, Console(file=out, width=200))
+    assert result["best"]["metric"] == "AUC" and result["test"]["negatives"] == 2
+    metrics = result["test"]["metrics"]
+    assert metrics["AUC"]["mean"] > 0.9  # three items of nineteen
+    assert metrics["logloss"]["mean"] < 0.5 < -np.log(1 / 3)
+    assert result["protocol"]["name"].startswith("random-split")
+    assert all(set(b["metrics"]) == {"AUC"} for b in result["baselines"])
+    assert "logloss" in out.getvalue() and json.loads((tmp_path / "run" / "result.json").read_text())
+
+
+def test_odds_without_a_choice_are_refused(tmp_path: Path) -> None:
+    plain = experiment(tmp_path)
+    with pytest.raises(ConfigError, match=r"evaluation\.negatives asks for the odds"):
+        Setup.of(dataclasses.replace(plain, model=plain.model.clone(ranking=None)))
+    with pytest.raises(ConfigError, match=r"evaluation\.select 'MRR' must be one of AUC"):
+        Evaluation(negatives=2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.test_util import check_grads
@@ -31,6 +32,21 @@ def test_last_is_the_last_valid_one() -> None:
     x = jnp.arange(3 * 4 * 2).reshape(3, 4, 2)
     valid = jnp.arange(4) < jnp.asarray([[1], [4], [2]])
     np.testing.assert_array_equal(sequence.last(x, valid), x[jnp.arange(3), jnp.asarray([0, 3, 1])])
+
+
+def test_shuffled_keeps_every_entry_and_leaves_padding_at_the_end() -> None:
+    valid = jnp.arange(13) < jnp.asarray([[13], [5], [0]])
+    entries = jnp.arange(3 * 13 * 2).reshape(3, 13, 2)
+    orders = [sequence.shuffled(jax.random.key(k), valid) for k in range(60)]
+    for order in orders[:3]:
+        for row in range(3):
+            assert sorted(order[row].tolist()) == list(range(13))
+            assert np.asarray(valid)[row, order[row]].tolist() == valid[row].tolist()
+        taken = sequence.take(entries, order)
+        np.testing.assert_array_equal(taken[1], entries[1, order[1]])
+    # Each of the five is first about as often as the others.
+    first = np.bincount([int(order[1, 0]) for order in orders], minlength=13)
+    assert (first[:5] >= 3).all() and not first[5:].any()
 
 
 def test_next_same_is_where_an_id_comes_again() -> None:

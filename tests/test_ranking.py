@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from stjax.events import FIRST, Events
-from stjax.nn.ranking import Ranking, Task
+from stjax.nn.ranking import Choice, Ranking, Task
 from tests.models import random_parameters
 from tests.random_events import SCHEMA, random_events
 from tests.strict import strict
@@ -51,7 +51,7 @@ def lose(head: Ranking, variables: Any, *args: Any) -> Any:
     """(loss, scalars), and gradients to parameters, requests and item vectors."""
 
     def loss(variables: Any, u: jax.Array, v: jax.Array) -> Any:
-        return head.apply(variables, u, v, *args[2:], SCHEMA, method="loss")
+        return head.apply(variables, u, v[..., None, :], *args[2:], SCHEMA, method="loss")
 
     return jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(variables, *args[:2])
 
@@ -207,7 +207,7 @@ def test_a_change_of_unit_changes_no_loss_and_large_errors_count_linearly() -> N
     @partial(jax.jit, static_argnums=0)
     def loss(task: Task, target: Events) -> Any:
         head = Ranking((task,), hidden=8)
-        return head.apply(parameters(head), u, v, target, weight, SCHEMA, method="loss")[0]
+        return head.apply(parameters(head), u, v[..., None, :], target, weight, SCHEMA, method="loss")[0]
 
     rated = TASKS[1]
     cents = dataclasses.replace(rated, mean=300.0, scale=1000.0)
@@ -220,6 +220,63 @@ def test_a_change_of_unit_changes_no_loss_and_large_errors_count_linearly() -> N
     assert (error[counted] > 0.2).any() and (error[counted] < 0.2).any()
     expected = rated.weight * (np.asarray(weight) * each)[counted].sum()
     np.testing.assert_allclose(loss(head.tasks[0], target), expected, rtol=1e-4)
+
+
+CHOICE = Ranking((Choice(negatives=4, ratio=2.5, weight=0.7), TASKS[0]), hidden=8)
+
+
+def test_a_choice_loses_the_mean_of_one_taken_item_and_the_others_that_the_drawn_stand_for() -> None:
+    u, _, target, weight = setting()
+    rng = np.random.default_rng(3)
+    items, repeated = (jnp.asarray(rng.normal(size=(B, L, C, n)).astype("f4")) for n in (ITEM, 5))
+    ids = jnp.asarray(rng.integers(FIRST, 9, (B, L, C)))
+    ids = ids.at[0, 0, 2].set(ids[0, 0, 0])  # the target itself was drawn
+    ids = ids.at[0, 1].set(ids[0, 1, :1])  # nothing else was drawn
+    args = (target, weight, SCHEMA, False, ids, repeated)
+    shapes = jax.eval_shape(partial(CHOICE.init, train=False), jax.random.key(0), u, items, repeated=repeated)
+    variables = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), shapes)
+    apply: Any = partial(CHOICE.apply, variables, u)
+    total, sums = apply(items, *args, method="loss")
+    logits = np.asarray(apply(items, False, repeated)["chosen"], np.float64)
+    expected = 0.0
+    for b, t in np.ndindex(B, L):
+        others = [y for y, i in zip(logits[b, t, 1:], ids[b, t, 1:], strict=True) if i != ids[b, t, 0]]
+        loss = np.log1p(np.exp(-logits[b, t, 0]))
+        loss += 2.5 * np.mean([np.log1p(np.exp(y)) for y in others]) if others else 0.0
+        expected += float(weight[b, t]) * loss / 3.5
+    np.testing.assert_allclose(sums["chosen_loss"], expected, rtol=1e-4)
+    np.testing.assert_allclose(sums["chosen_known"], weight.sum(), rtol=1e-6)
+    np.testing.assert_allclose(total, 0.7 * sums["chosen_loss"] + sums["liked_loss"], rtol=1e-5)
+    # The other task reads the target's item alone; how often it was there counts.
+    changed = apply(items.at[:, :, 1:].add(1.0), *args, method="loss")[1]
+    np.testing.assert_allclose(changed["liked_loss"], sums["liked_loss"], rtol=1e-6)
+    other = (*args[:-1], repeated + 1.0)
+    assert abs(float(apply(items, *other, method="loss")[0] - total)) > 1e-3
+    with pytest.raises(ValueError, match="'chosen': a choice needs the ids"):
+        apply(items, target, weight, SCHEMA, False, None, repeated, method="loss")
+
+
+def test_candidates_are_the_target_and_items_drawn_uniformly() -> None:
+    target = jnp.asarray(np.random.default_rng(0).integers(FIRST, 9, (7, 211)))
+
+    def draw(head: Ranking, train: bool, key: int = 0) -> Any:
+        return head.apply({}, target, 9, train, method="candidates", rngs={"dropout": jax.random.key(key)})
+
+    found = draw(CHOICE, True)
+    assert found.shape == (7, 211, 5)
+    np.testing.assert_array_equal(found[..., 0], target)
+    counts = np.bincount(np.asarray(found[..., 1:]).ravel(), minlength=9)
+    assert not counts[:FIRST].any()
+    np.testing.assert_allclose(counts[FIRST:] / counts.sum(), 1 / 7, rtol=0.15)  # 5,908 draws
+    assert (draw(CHOICE, True, 1) != found).any()
+    np.testing.assert_array_equal(draw(CHOICE, False, 1), draw(CHOICE, False, 2))
+    np.testing.assert_array_equal(draw(HEADS["shared"], True), target[..., None])
+
+
+def test_a_choice_starts_at_the_share_of_taken_items() -> None:
+    u, v, *_ = setting()
+    params = jax.jit(CHOICE.init)(jax.random.key(0), u, v[..., None, :])["params"]
+    np.testing.assert_allclose(params["output_chosen"]["bias"], np.log(1 / 2.5), rtol=1e-6)
 
 
 def test_dropout_is_of_training() -> None:
@@ -256,10 +313,15 @@ def test_impossible_settings_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             Task("x", "rating", **changes)  # pyright: ignore
+    for make in (lambda: Choice(negatives=0), lambda: Choice(ratio=-1.0)):
+        with pytest.raises(ValueError, match=r"task 'chosen': .* must be above 0"):
+            make()
     u, v, *_ = setting()
     for head, message in (
         (Ranking(()), "tasks: .* must be at least one"),
         (Ranking((TASKS[0], TASKS[0])), "each with a name of its own"),
+        (Ranking((Choice(), Choice("again"))), "one Choice at most"),
+        (Ranking(TASKS, memory=-1), "memory=-1 must be at least 0"),
         (Ranking(TASKS, experts=0), "experts=0 must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):

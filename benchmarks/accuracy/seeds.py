@@ -55,10 +55,8 @@ def row(results: list[dict[str, Any]], seeds: list[int], command: str, commit: s
     """
     first = results[0]
     tests = [result["test"] for result in results]
-    bands = {
-        name: [test["segments"]["novelty"][name] for test in tests]
-        for name in tests[0]["segments"]["novelty"]
-    }
+    novelty = [test.get("segments", {}).get("novelty", {}) for test in tests]  # none of instances
+    bands = {name: [bands[name] for bands in novelty] for name in novelty[0]}
     differences = [result.get("differences", [result["difference"]]) for result in results]
     if any(result["data"]["fingerprint"] != first["data"]["fingerprint"] for result in results):
         sys.exit("the seeds were run on different data: remove the run folders, or give another --folder")

@@ -140,8 +140,9 @@ def run(
         ranks = rank(model, test, column, targets, "test")
         line |= {"test": metrics(ranks), "targets": len(ranks)}
         if file is not None:
-            about = {"row": targets["test_row"], "user": targets["test_user"]}
-            np.savez(file.with_suffix(".npz"), **about, rank=ranks)
+            columns = {"row": targets["test_row"], "rank": ranks}
+            columns = {name: values.tolist() for name, values in columns.items()}
+            file.with_suffix(".json").write_text(json.dumps(columns) + "\n")
     return line
 
 

@@ -1,6 +1,6 @@
 """Pointwise evaluation: each target beside a few items that were not chosen, as AUC and log loss.
 
-The negatives are drawn once for all scorers: they depend on the data, the part and a seed alone.
+The negatives are drawn once for all scorers: they depend on the data, the targets and a seed alone.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from stjax.events import FIRST, Query
 from stjax.metrics import auc, cluster_sums, log_loss, mean_and_error
 
 
-def negatives(dataset: Dataset, part: int, count: int, seed: int = 0) -> np.ndarray:
-    """Items that a target's user did not choose in its context, for each target of a part: int32 (N, count).
+def negatives(dataset: Dataset, rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Items that a target's user did not choose in its context, for each target row: int32 (N, count).
 
     Train ids, drawn uniformly and with replacement from the items of the training part, but for those that
     the user has, anywhere in the log, in an event with the same values of all categorical event fields.
     Raises ProtocolError where a user has all items in one context.
     """
-    store, rows, items = dataset.store, dataset.targets(part), dataset.schema.items
+    store, items = dataset.store, dataset.schema.items
     fields = [f.name for f in store.schema.select("event", "categorical")]
     context = np.stack([np.asarray(store.columns[name]) for name in ("user", *fields)], axis=1)
     context = np.unique(context, axis=0, return_inverse=True)[1].reshape(-1).astype(np.int64)
@@ -35,7 +35,7 @@ def negatives(dataset: Dataset, part: int, count: int, seed: int = 0) -> np.ndar
     full = np.flatnonzero(np.bincount(chosen // items) == items - FIRST)
     if np.isin(context[rows], full).any():
         raise ProtocolError("a user has chosen every item in one context: there is no negative to draw")
-    random = np.random.default_rng((seed, part))
+    random = np.random.default_rng(seed)
     drawn = random.integers(FIRST, items, (len(rows), count))
     while True:
         wrong = np.isin(context[rows][:, None] * items + drawn, chosen)
@@ -178,7 +178,7 @@ def evaluate_instances(
     """
     rows = dataset.targets(part)
     candidates = np.concatenate(
-        [dataset.items(rows)[:, None], negatives(dataset, part, count, seed)], axis=1
+        [dataset.items(rows)[:, None], negatives(dataset, rows, count, seed)], axis=1
     ).astype(np.int32)
     rank = getattr(scorer, "rank", None)
     found, scores = [], []

@@ -12,6 +12,7 @@ from stjax.evaluation.report import Summary
 
 Rows = Sequence[tuple[str, Summary]]
 
+LOWER = ("logloss",)  # is better; of all other metrics higher is
 HEADLINE = ("Acc@1", "HR@10", "NDCG@10", "MRR")  # what fits a terminal of 80 columns
 
 
@@ -61,10 +62,10 @@ def _mean(summary: Summary, name: str) -> float | None:
 
 
 def _best(rows: Rows, metrics: Sequence[str]) -> dict[str, float | None]:
-    """The highest mean of each metric: all of them are better when higher."""
+    """The best mean of each metric."""
     means = {name: [_mean(summary, name) for _, summary in rows] for name in metrics}
     return {
-        name: max((mean for mean in column if mean is not None), default=None)
+        name: (min if name in LOWER else max)((mean for mean in column if mean is not None), default=None)
         for name, column in means.items()
     }
 

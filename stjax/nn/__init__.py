@@ -7,10 +7,10 @@ from stjax.nn.distance import Distance
 from stjax.nn.ensemble import Ensemble
 from stjax.nn.fusion import AttentionFusion, ConcatFusion, ConvolutionFusion, GatedFusion, HyperFusion
 from stjax.nn.heads import Auxiliary, Retrieval
-from stjax.nn.interest import GRU, HSTU, LSTM, SelfAttention, SpatioTemporalBias, StateSpace
+from stjax.nn.interest import GRU, HSTU, LSTM, Mean, SelfAttention, SpatioTemporalBias, StateSpace
 from stjax.nn.objectives import GBCE, FullSoftmax, InBatch, Objective, SampledSoftmax
 from stjax.nn.pointer import Pointer
-from stjax.nn.ranking import Ranking, Task
+from stjax.nn.ranking import Choice, Ranking, Task
 from stjax.nn.recommender import Recommender, UserState
 from stjax.nn.space import CellEmbed, HomeEmbed, MovementEmbed, PlaceEmbed, SpaceEmbed
 from stjax.nn.time import DecayedCounts, GapEmbed, RhythmEmbed, Time2Vec, TimeEmbed, WindowCounts
@@ -24,6 +24,7 @@ __all__ = [
     "AttentionFusion",
     "Auxiliary",
     "CellEmbed",
+    "Choice",
     "ConcatFusion",
     "ContextEmbed",
     "ConvolutionFusion",
@@ -40,6 +41,7 @@ __all__ = [
     "InBatch",
     "Interest",
     "ItemEmbed",
+    "Mean",
     "MetaLearned",
     "MovementEmbed",
     "NextTime",

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from stjax.events import FIRST, Events, Schema
+from stjax.events import FIRST, Events, Query, Schema
 from stjax.nn.dropout import Dropout
+from stjax.ops import sequence
+from stjax.ops.repeats import repeats
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,60 @@ class Task:
         return label.astype(jnp.float32), value >= FIRST
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Whether a candidate is what the user takes now: the next item is, items drawn uniformly are not.
+
+    Its logits are of the odds among one taken item and `ratio` others.
+    """
+
+    name: str = "chosen"
+    """Of its logits, losses and parameters."""
+    negatives: int = 8
+    """Items drawn for each target in training."""
+    ratio: float = 2.0
+    """How many not taken items stand beside each taken one where probabilities are to hold."""
+    weight: float = 1.0
+    """Of its loss beside the others'."""
+
+    kind: ClassVar[str] = "binary"
+
+    def __post_init__(self) -> None:
+        for name in ("negatives", "ratio"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"task {self.name!r}: {name}={getattr(self, name)} must be above 0")
+
+    @property
+    def start(self) -> float:
+        """The share of taken items."""
+        return 1 / (1 + self.ratio)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Memory:
+    """The last events as the head looks for candidates among them: (B, M) arrays, oldest first.
+
+    categorical: the fields that the query knows.
+    """
+
+    item: jax.Array
+    valid: jax.Array
+    categorical: Mapping[str, jax.Array]
+
+    @classmethod
+    def of(cls, events: Events, known: Sequence[str]) -> Memory:
+        """Of whole sequences (B, L) or of one event a user (B,)."""
+        fields = {name: x for name, x in events.categorical.items() if name in known}
+        return cls(events.item, events.valid, fields)
+
+    def read(self, event: Memory) -> Memory:
+        """With one more event of each user, (B,), where it is valid; the oldest is forgotten."""
+        if self.item.shape[1] == 0:
+            return self
+        return jax.tree.map(lambda m, new: sequence.push(m, new, event.valid), self, event)
+
+
 class Ranking(nn.Module):
     """What becomes of each candidate, for one or several tasks, from a request and item vectors.
 
@@ -106,18 +163,29 @@ class Ranking(nn.Module):
     2018).
 
     hidden: width of every layer. dropout: of what the towers read, in training.
-    Raises ValueError for no tasks, two of one name, or experts below 1.
+    memory: how many of the last events are searched for each candidate: how often it was there, in all and
+      with each known field of the query as it is now (`stjax.ops.repeats`); 0 for none.
+    Raises ValueError for no tasks, two of one name, two choices, or experts below 1.
     """
 
-    tasks: tuple[Task, ...]
+    tasks: tuple[Task | Choice, ...]
     hidden: int = 64
     experts: int = 1
     dropout: float = 0.0
+    memory: int = 0
+
+    @property
+    def choice(self) -> Choice | None:
+        """The task that draws candidates of its own."""
+        return next((task for task in self.tasks if isinstance(task, Choice)), None)
 
     @nn.compact
-    def __call__(self, u: jax.Array, candidates: jax.Array, train: bool = False) -> dict[str, jax.Array]:
-        """u: (..., D) requests. candidates: (..., C, D') item vectors. Returns {task: (..., C)}, logits of
-        binary tasks and values of regressions, in the unit of their field."""
+    def __call__(
+        self, u: jax.Array, candidates: jax.Array, train: bool = False, repeated: jax.Array | None = None
+    ) -> dict[str, jax.Array]:
+        """u: (..., D) requests. candidates: (..., C, D') item vectors. repeated: (..., C, F), see `repeated`.
+        Returns {task: (..., C)}, logits of binary tasks and values of regressions, in the unit of their
+        field."""
         self._check()
         shape = candidates.shape[:-1]
         v = nn.LayerNorm(name="norm_item")(candidates.reshape(-1, candidates.shape[-1]))
@@ -130,7 +198,10 @@ class Ranking(nn.Module):
         product = each(dense(hidden, name="factor_request")(u)) * dense(hidden, name="factor_item")(v)
         # A dense layer of the concatenation: what depends on the request alone is computed once for all C.
         x = each(dense(hidden, name="request")(u)) + dense(hidden, use_bias=False, name="item")(v)
-        x = nn.silu(x + dense(hidden, use_bias=False, name="product")(product))
+        x = x + dense(hidden, use_bias=False, name="product")(product)
+        if repeated is not None:
+            x = x + dense(hidden, use_bias=False, name="repeats")(repeated.reshape(len(x), -1))
+        x = nn.silu(x)
         experts = nn.silu(dense(self.experts * hidden, name="experts")(x))
         experts = experts.reshape(-1, self.experts, hidden)
         drop = Dropout(self.dropout, name="drop")
@@ -144,7 +215,9 @@ class Ranking(nn.Module):
             start = math.log(task.start / (1 - task.start)) if task.kind == "binary" else 0.0
             bias = nn.initializers.constant(start)
             y = dense(1, bias_init=bias, name=f"output_{task.name}")(tower).reshape(shape)
-            out[task.name] = y if task.kind == "binary" else task.start + task.scale * y
+            if isinstance(task, Task) and task.kind == "regression":
+                y = task.start + task.scale * y
+            out[task.name] = y
         return out
 
     def loss(
@@ -155,33 +228,77 @@ class Ranking(nn.Module):
         weight: jax.Array,
         schema: Schema,
         train: bool = False,
+        candidates: jax.Array | None = None,
+        repeated: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Sum over positions and tasks of weight * task.weight * loss where the label is known.
 
-        u: (B, L, D) requests. items: (B, L, D') vectors of the target's items. target: (B, L) events, read
-        for their labels only. weight: (B, L).
+        u: (B, L, D) requests. items: (B, L, C, D') vectors of the target's item and of what `candidates` has
+        drawn beside it. target: (B, L) events, read for their labels only. weight: (B, L). candidates: (B, L,
+        C), the ids of the items, where a task is a `Choice`. repeated: as in a call.
         Scalars: for each task the sums of weight * loss and of the weights of known labels, "<task>_loss" and
         "<task>_known"; their ratio is the mean loss of what was labelled. Binary tasks lose the
         cross-entropy, regressions half the squared error in units of scale, linear beyond `huber` (Huber,
-        Annals of Mathematical Statistics, 1964).
+        Annals of Mathematical Statistics, 1964). A choice loses the mean cross-entropy of one taken item and
+        `ratio` others, for which the drawn ones stand.
         """
-        predicted = self(u, items[..., None, :], train)
+        predicted = self(u, items, train, repeated)
         total, sums = jnp.float32(0), {}
         for task in self.tasks:
-            label, known = task.labels(target, schema)
-            y = predicted[task.name][..., 0].astype(jnp.float32)
-            counted = jnp.where(known, weight, 0.0)
-            loss = jnp.where(counted > 0, counted * _loss(task, y, label), 0.0).sum()
+            y = predicted[task.name].astype(jnp.float32)
+            if isinstance(task, Choice):
+                counted, each = weight, _choice_loss(task, y, candidates)
+            else:
+                label, known = task.labels(target, schema)
+                counted, each = jnp.where(known, weight, 0.0), _loss(task, y[..., 0], label)
+            loss = jnp.where(counted > 0, counted * each, 0.0).sum()
             total += task.weight * loss
             sums |= {f"{task.name}_loss": loss, f"{task.name}_known": counted.sum()}
         return total, sums
 
+    def candidates(self, target: jax.Array, items: int, train: bool) -> jax.Array:
+        """The target's item and, for a choice, items drawn uniformly: ids (B, L) to (B, L, C).
+
+        items: V. Draws come from the `dropout` stream; outside training they are always the same.
+        """
+        if self.choice is None:
+            return target[..., None]
+        key = self.make_rng("dropout") if train else jax.random.key(0)
+        drawn = jax.random.randint(key, (*target.shape, self.choice.negatives), FIRST, items)
+        return jnp.concatenate([target[..., None], drawn], axis=-1)
+
+    def repeated(
+        self, candidates: jax.Array, query: Query, past: Memory, readable: jax.Array
+    ) -> jax.Array | None:
+        """Features of how often candidates (B, Q, C) were in the past (B, L); None with memory=0.
+
+        query: (B, Q). readable: bool (B, Q, L).
+        """
+        if self.memory == 0:
+            return None
+        contexts = [(query.categorical[name], past.categorical[name]) for name in sorted(query.categorical)]
+        return repeats(candidates, past.item, readable, contexts)
+
     def _check(self) -> None:
+        if sum(isinstance(task, Choice) for task in self.tasks) > 1:
+            raise ValueError("tasks: one Choice at most")
+        if self.memory < 0:
+            raise ValueError(f"memory={self.memory} must be at least 0; 0 is none")
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"tasks: {names} must be at least one, each with a name of its own")
         if self.experts < 1:
             raise ValueError(f"experts={self.experts} must be at least 1; 1 is one bottom for all tasks")
+
+
+def _choice_loss(task: Choice, y: jax.Array, candidates: jax.Array | None) -> jax.Array:
+    """Mean cross-entropy of one taken item and `ratio` others: (B, L, 1 + K) logits to (B, L)."""
+    if candidates is None:
+        raise ValueError(f"task {task.name!r}: a choice needs the ids of the candidates")
+    other = (candidates[..., 1:] != candidates[..., :1]).astype(y.dtype)  # a draw may be the target itself
+    share = other / jnp.maximum(other.sum(axis=-1, keepdims=True), 1.0)
+    drawn = (share * nn.softplus(y[..., 1:])).sum(axis=-1)
+    return (nn.softplus(-y[..., 0]) + task.ratio * drawn) / (1 + task.ratio)
 
 
 def _loss(task: Task, y: jax.Array, label: jax.Array) -> jax.Array:

@@ -26,7 +26,7 @@ from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
 from stjax.nn.missing import Hide, StandIns
 from stjax.nn.past import Moment, Past
-from stjax.nn.ranking import Ranking
+from stjax.nn.ranking import Memory, Ranking, Task
 from stjax.nn.space import located
 from stjax.nn.time import TimeEmbed
 from stjax.nn.when import NextTime
@@ -39,7 +39,7 @@ class UserState:
     """All that is kept of a user between events: bounded, whatever the length of the history.
 
     encoders: one state per modality. fusion, interest: their own. h: (B, D), the last interest.
-    past: the last events, as the head's pointer reads them.
+    past: the last events, as the head's pointer reads them. memory: as the ranking head does.
     """
 
     encoders: Mapping[str, Any]
@@ -47,6 +47,7 @@ class UserState:
     interest: Any
     h: Any
     past: Past
+    memory: Memory
 
 
 class Recommender(nn.Module):
@@ -57,6 +58,8 @@ class Recommender(nn.Module):
       (clicked, bought, rated); its loss is added to the first head's.
     when: learns the time of the next event. Training then reads that time; a request whose time is not known
       is answered by the expectation over it. With a ranking head "time" must be known.
+    ordered: False for logs in which the order of events means nothing: training then reads each sequence in
+      an order that is drawn anew each time.
     dropout: of fused events, in training.
     hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
       missing and unseen values have learned embeddings where the log has none or few.
@@ -73,6 +76,7 @@ class Recommender(nn.Module):
     head: Retrieval = Retrieval()
     ranking: Ranking | None = None
     when: NextTime | None = None
+    ordered: bool = True
     dropout: float = 0.1
     hide: float = 0.0
     modality_dropout: float = 0.0
@@ -88,7 +92,8 @@ class Recommender(nn.Module):
             raise ValueError('encoders: "item" is the item\'s own part, choose another name')
         if unknown := set(self.absent) - set(self.encoders):
             raise ValueError(f"absent: {sorted(unknown)} is not among the encoders {sorted(self.encoders)}")
-        labels = () if self.ranking is None else [task.field for task in self.ranking.tasks]
+        tasks = () if self.ranking is None else self.ranking.tasks
+        labels = [task.field for task in tasks if isinstance(task, Task)]
         if leaked := sorted(set(labels) & set(self.head.known)):
             raise ValueError(f"ranking: the labels {leaked} are in head.known: the model would read them")
         if self.when is not None and self.ranking is not None and "time" not in self.known:
@@ -112,7 +117,11 @@ class Recommender(nn.Module):
         self, batch: Batch, catalogue: Catalogue, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean negative log-likelihood of the next items over the batch's weights, and scalars to log."""
-        events, target = located(batch.events[:, :-1], catalogue), batch.events[:, 1:]
+        whole = batch.events
+        if train and not self.ordered:
+            order = sequence.shuffled(self.make_rng("dropout"), whole.valid)
+            whole = jax.tree.map(lambda x: sequence.take(x, order), whole)
+        events, target = located(whole[:, :-1], catalogue), whole[:, 1:]
         table = self.items(catalogue)
         x, h = self._encode(events, table, catalogue, train)
         past = self._past(events, x, h)
@@ -126,8 +135,18 @@ class Recommender(nn.Module):
             timed = self.when.loss(h, past, target.time, batch.weight)
             loss, sums = loss + self.when.weight * timed, sums | {"when_loss": timed}
         if self.ranking is not None:
-            items = table[target.item]
-            more, scalars = self.ranking.loss(u, items, target, batch.weight, catalogue.schema, train)
+            candidates = self.ranking.candidates(target.item, table.shape[0], train)
+            repeated = self._repeated(candidates, query, events, position)
+            more, scalars = self.ranking.loss(
+                u,
+                table[candidates],
+                target,
+                batch.weight,
+                catalogue.schema,
+                train,
+                candidates,
+                repeated,
+            )
             loss, sums = loss + more, sums | scalars
         total = jnp.maximum(batch.weight.sum(), 1.0)
         return loss / total, {name: value / total for name, value in sums.items()}
@@ -163,6 +182,7 @@ class Recommender(nn.Module):
             interest=self.interest.init_state(batch, features),
             h=jnp.zeros((batch, features)),
             past=past,
+            memory=self._empty_memory(batch),
         )
 
     def step(
@@ -191,8 +211,9 @@ class Recommender(nn.Module):
             key,
         )
         past = jax.tree.map(lambda m, n: sequence.push(m, n, event.valid), state.past, new)
+        memory = state.memory.read(Memory.of(event, self.known))
         h = sequence.select(event.valid, h, state.h)
-        return UserState(encoders, fusion, interest, h, past)
+        return UserState(encoders, fusion, interest, h, past, memory)
 
     def read(
         self, state: UserState, events: Events, catalogue: Catalogue, table: jax.Array | None = None
@@ -229,8 +250,9 @@ class Recommender(nn.Module):
         x, h = self._encode(history, table, catalogue, False)
         past = self._past(history, x, h)
         position = jnp.maximum(history.valid.sum(axis=1) - 1, 0)
+        repeated = self._repeated(candidates[:, None], _one(query), history, position[:, None])
         h = sequence.last(h, history.valid)
-        return self._rank(h, past.at(position), query, candidates, table, catalogue)
+        return self._rank(h, past.at(position), query, candidates, repeated, table, catalogue)
 
     def answer_rank(
         self,
@@ -243,7 +265,11 @@ class Recommender(nn.Module):
         """As `rank`, from the users' states; equal to it."""
         table = self.items(catalogue) if table is None else table
         last = jax.tree.map(lambda x: x[:, -1:], state.past)
-        return self._rank(state.h, last, query, candidates, table, catalogue)
+        repeated = None
+        if self.ranking is not None:
+            readable = state.memory.valid[:, None]
+            repeated = self.ranking.repeated(candidates[:, None], _one(query), state.memory, readable)
+        return self._rank(state.h, last, query, candidates, repeated, table, catalogue)
 
     def _rank(
         self,
@@ -251,13 +277,33 @@ class Recommender(nn.Module):
         last: Past,
         query: Query,
         candidates: jax.Array,
+        repeated: jax.Array | None,
         table: jax.Array,
         catalogue: Catalogue,
     ) -> dict[str, jax.Array]:
         if self.ranking is None:
             raise ValueError("the model has no ranking head: build it with ranking=Ranking(tasks=...)")
         u = self.head.request(h, query, jax.tree.map(lambda x: x[:, 0], last), catalogue)
-        return self.ranking(u, table[candidates])
+        return self.ranking(u, table[candidates], False, None if repeated is None else repeated[:, 0])
+
+    def _repeated(
+        self, candidates: jax.Array, query: Query, events: Events, position: jax.Array
+    ) -> jax.Array | None:
+        """How often the candidates (B, Q, C) were among the events up to `position` (B, Q)."""
+        if self.ranking is None:
+            return None
+        ago = position[:, :, None] - jnp.arange(events.item.shape[1])
+        readable = events.valid[:, None] & (ago >= 0) & (ago < self.ranking.memory)
+        return self.ranking.repeated(candidates, query, Memory.of(events, self.known), readable)
+
+    def _empty_memory(self, batch: int) -> Memory:
+        shape = (batch, 0 if self.ranking is None else self.ranking.memory)
+        fields = [name for name in self.known if name not in ("time", "place")]
+        return Memory(
+            item=jnp.zeros(shape, jnp.int32),
+            valid=jnp.zeros(shape, bool),
+            categorical={name: jnp.zeros(shape, jnp.int32) for name in fields},
+        )
 
     def _encode(
         self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool
@@ -320,9 +366,13 @@ class Recommender(nn.Module):
     ) -> jax.Array:
         last, before = past.at(position), past.shift(1).at(position)
         u = self.head.request(h, query, jax.tree.map(lambda x: x[:, 0], last), catalogue)
-        one = jax.tree.map(lambda x: x[:, None], query)
-        now = _moment(one, last, before, position[:, None])
+        now = _moment(_one(query), last, before, position[:, None])
         return self.head.scores(u, now, past, table, catalogue)
+
+
+def _one(query: Query) -> Query:
+    """One request a row: (B,) to (B, 1)."""
+    return jax.tree.map(lambda x: x[:, None], query)
 
 
 def _moment(query: Query, last: Past, before: Past, position: jax.Array) -> Moment:

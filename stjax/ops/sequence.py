@@ -32,6 +32,16 @@ def last(x: jax.Array, valid: jax.Array) -> jax.Array:
     ]
 
 
+def shuffled(key: jax.Array, valid: jax.Array) -> jax.Array:
+    """An order drawn for each row, its valid entries first: indices (B, L) from bool (B, L)."""
+    return jnp.argsort(jnp.where(valid, jax.random.uniform(key, valid.shape), 2.0), axis=1)
+
+
+def take(x: jax.Array, order: jax.Array) -> jax.Array:
+    """Each row's entries in an order of its own: (B, L, ...), (B, L) -> (B, L, ...)."""
+    return jnp.take_along_axis(x, order.reshape(order.shape + (1,) * (x.ndim - 2)), axis=1)
+
+
 def next_same(ids: jax.Array) -> jax.Array:
     """Where the same id comes next: (B, L) to int32 (B, L), L where it does not. By sorting: O(L log L)."""
     length = ids.shape[1]

@@ -132,16 +132,19 @@ class Evaluation:
     """Lengths below `length` to which shorter histories are padded."""
     block: int = 128
     """Targets that are scored at a time."""
+    negatives: int = 0
+    """Above 0, AUC and log loss of each target beside so many items that were not chosen, drawn once, take
+    the place of full ranking; the model needs a ranking head with a `Choice`."""
     validation_targets: int = 0
     """Targets of a validation, spread evenly over the part; 0: all. The test always uses all."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "length", "block")
-        _at_least(self, 0, "validation_targets")
+        _at_least(self, 0, "validation_targets", "negatives")
         _buckets(self)
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"evaluation.ks {self.ks} must hold at least one number, each from 1")
-        _one_of(self, "select", metric_names(self.ks))
+        _one_of(self, "select", ("AUC",) if self.negatives else metric_names(self.ks))
 
 
 def is_baseline(model: Any) -> bool:

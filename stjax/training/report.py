@@ -14,11 +14,22 @@ from rich.console import Console
 from stjax.baselines import all_baselines, reading
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID
-from stjax.evaluation import Report, evaluate, paired, render
+from stjax.errors import ConfigError
+from stjax.evaluation import (
+    InstanceReport,
+    Report,
+    evaluate,
+    evaluate_instances,
+    paired,
+    paired_instances,
+    render,
+)
 from stjax.events import Catalogue, Events, Query
 from stjax.training.experiment import Evaluation, Experiment
 
 Scores = Callable[[Any, Events, Query, Catalogue], jax.Array]
+Rank = Callable[[Any, Events, Query, Any, Catalogue], jax.Array]
+Measured = Report | InstanceReport
 
 
 def make_scores(model: nn.Module) -> Scores:
@@ -28,6 +39,25 @@ def make_scores(model: nn.Module) -> Scores:
         return model.apply({"params": params}, history, query, catalogue, method="scores")
 
     return jax.jit(scores)
+
+
+def make_rank(model: nn.Module) -> Rank:
+    """The jitted function (params, history, query, candidates, catalogue) -> (B, C): logits of the choice.
+
+    Raises ConfigError for a model without one.
+    """
+    choice = getattr(getattr(model, "ranking", None), "choice", None)
+    if choice is None:
+        raise ConfigError(
+            "evaluation.negatives asks for the odds of candidates: give the model a ranking head whose tasks"
+            " hold a Choice, or set evaluation.negatives 0"
+        )
+
+    def rank(params: Any, history: Events, query: Query, candidates: Any, catalogue: Catalogue) -> Any:
+        found = model.apply({"params": params}, history, query, candidates, catalogue, method="rank")
+        return found[choice.name]  # pyright: ignore[reportIndexIssue] (Linen types it by `mutable`)
+
+    return jax.jit(rank)
 
 
 @dataclass(frozen=True)
@@ -46,8 +76,30 @@ class ModelScorer:
         return self.scores(self.params, history, query, self.catalogue)
 
 
-def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> Report:
+@dataclass(frozen=True)
+class RankingScorer(ModelScorer):
+    """A model that also gives the odds of single candidates."""
+
+    odds: Rank
+
+    def rank(self, history: Events, query: Query, candidates: np.ndarray) -> jax.Array:
+        """Logits (B, C) of the candidates (B, C)."""
+        return self.odds(self.params, history, query, candidates, self.catalogue)
+
+
+def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> Measured:
     """Evaluate any scorer as the experiment says; a validation may be of fewer targets."""
+    if settings.negatives:
+        return evaluate_instances(
+            scorer,
+            dataset,
+            part,
+            count=settings.negatives,
+            block=settings.block,
+            length=settings.length,
+            buckets=settings.buckets or None,
+            limit=(settings.validation_targets or None) if part == VALID else None,
+        )
     return evaluate(
         scorer,
         dataset,
@@ -61,7 +113,7 @@ def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> R
     )
 
 
-def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Report], dict[str, float]]:
+def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Measured], dict[str, float]]:
     """Reports of all baselines on the test part, and their selection metric on validation."""
     settings = experiment.evaluation
     known = tuple(experiment.model.known)
@@ -73,7 +125,7 @@ def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Re
 
 
 def summarise(
-    experiment: Experiment, dataset: Dataset, report: Report, baselines: list[Report]
+    experiment: Experiment, dataset: Dataset, report: Measured, baselines: list[Measured]
 ) -> dict[str, Any]:
     """What a table needs, as JSON holds it: data, protocol, query switches, metrics, baselines.
 
@@ -111,8 +163,12 @@ def summarise(
     }
 
 
-def _difference(report: Report, baseline: Report, metric: str) -> dict[str, Any]:
-    d = paired(report, baseline, metric)
+def _difference(report: Measured, baseline: Measured, metric: str) -> dict[str, Any]:
+    if isinstance(report, InstanceReport) and isinstance(baseline, InstanceReport):
+        d = paired_instances(report, baseline, metric)
+    else:
+        assert isinstance(report, Report) and isinstance(baseline, Report)
+        d = paired(report, baseline, metric)
     spread = {"mean": d.mean, "standard_error": d.standard_error, "low": d.low, "high": d.high}
     return {"metric": metric, "to": baseline.label, **spread}
 

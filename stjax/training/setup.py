@@ -17,7 +17,7 @@ from stjax.events import Catalogue
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.experiment import Experiment
 from stjax.training.optimizer import learning_rate, make_optimizer
-from stjax.training.report import ModelScorer, Scores, make_scores
+from stjax.training.report import ModelScorer, Rank, RankingScorer, Scores, make_rank, make_scores
 from stjax.training.state import State, Step, initial_state, make_train_step
 
 
@@ -26,7 +26,8 @@ class Setup:
     """What an experiment becomes once its data is there.
 
     catalogue: on the device. key: of the seed. step: the jitted train step. scores: the jitted scoring
-    function. total_steps: of all epochs. initial: makes the state before the first step.
+    function. odds: that of single candidates, where the evaluation asks for it. total_steps: of all epochs.
+    initial: makes the state before the first step.
     """
 
     experiment: Experiment
@@ -36,6 +37,7 @@ class Setup:
     key: jax.Array
     step: Step
     scores: Scores
+    odds: Rank | None
     total_steps: int
     initial: functools.partial[State]
 
@@ -63,19 +65,16 @@ class Setup:
             key=key,
             step=make_train_step(model, optimizer, rate),
             scores=make_scores(model),
+            odds=make_rank(model) if experiment.evaluation.negatives else None,
             total_steps=total,
             initial=initial,
         )
 
     def scorer(self, state: State) -> ModelScorer:
         """The model with the parameters of a state, for the evaluator."""
-        return ModelScorer(
-            name=self.experiment.name,
-            known=tuple(self.experiment.model.known),
-            scores=self.scores,
-            params=state.params,
-            catalogue=self.catalogue,
-        )
+        model = self.experiment.model
+        parts = self.experiment.name, tuple(model.known), self.scores, state.params, self.catalogue
+        return ModelScorer(*parts) if self.odds is None else RankingScorer(*parts, self.odds)
 
     def restored(self, checkpoints: Checkpoints, step: int) -> State:
         """The state of a saved step."""
