@@ -2,23 +2,55 @@
 the table of results `results/NAME.json`, a file per row with all its seeds.
 
 So a table can grow over days and machines, and anyone can read by program what it was made from. A line of
-a study counts only for the config that made it.
+a study counts only for the config that made it: for all its settings that are not at their defaults, so that
+a field which the code has since got takes nothing away.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from flax import linen as nn
+
+from stjax.training import Experiment
+from stjax.training.config import resolve
 
 FOLDER = Path(__file__).parent / "results"
 Key = tuple[str, int]  # row, seed
 
 
+def settings(value: Any) -> Any:
+    """What decides the result of an experiment, as plain data: without its name and its baselines."""
+    if isinstance(value, Experiment):
+        value = dataclasses.replace(value, name="any", baselines=())
+    if isinstance(value, Mapping):
+        return {str(key): settings(item) for key, item in value.items()}
+    if isinstance(value, (tuple, list)):
+        return [settings(item) for item in value]
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return resolve(value)
+    hidden = {"parent", "name"} if isinstance(value, nn.Module) else set()
+    kept = {
+        f.name: settings(own)
+        for f in dataclasses.fields(value)
+        if f.name not in hidden and (own := getattr(value, f.name)) != _default(f)
+    }
+    return {"type": type(value).__qualname__, **kept}
+
+
+def _default(field: dataclasses.Field) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
 def digest(config: Any) -> str:
-    """Of a resolved config: the same for the same settings."""
+    """Of the settings of an experiment: the same for the same settings."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -67,7 +67,9 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for name in chosen:
         seeds = {seed: seeded(rows[name], seed) for seed in args.seeds}
-        there = [known[name, s] for s, e in seeds.items() if recorded.holds(known, (name, s), resolve(e))]
+        there = [
+            known[name, s] for s, e in seeds.items() if recorded.holds(known, (name, s), recorded.settings(e))
+        ]
         if args.recorded == "only" and len(there) < len(seeds):
             if name == first:
                 sys.exit(f"{name!r}, with which all are compared, is not recorded: use --recorded first")
@@ -81,7 +83,11 @@ def main() -> None:
             ]
         results[name] = there
         if args.record:
-            recorded.save(args.study, args.part, there)
+            recorded.save(
+                args.study,
+                args.part,
+                [r | {"config": recorded.settings(seeds[r["seed"]])} for r in there],
+            )
         print(json.dumps(line(name, there, results[first])), flush=True)
     print(table(results, rows[first].evaluation.select))
 
