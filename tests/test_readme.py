@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stjax.training import Experiment
+from stjax.training import Experiment, load_config
+from stjax.tune.change import check
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
@@ -34,6 +35,10 @@ def test_modules_work_in_other_code_and_so_do_parts_of_ones_own() -> None:
     whole, stepped = np.asarray(names["read_at_once"]), np.asarray(names["stepped"])
     assert whole.shape == (4, 1_000)
     np.testing.assert_allclose(whole[:, 2:], stepped[:, 2:], atol=1e-4)
+
+
+def test_the_space_to_search_fits_the_config_it_is_shown_for() -> None:
+    check(load_config(ROOT / "configs" / "nyc.py"), run_blocks("stjax.tune")["space"], "README.md")
 
 
 def test_the_test_command_is_what_continuous_integration_runs() -> None:
