@@ -31,6 +31,7 @@ from rich.console import Console
 
 from benchmarks.accuracy import recorded
 from stjax.data.protocols import PARTS
+from stjax.evaluation import Report
 from stjax.training import Experiment
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.config import differences, resolve
@@ -108,6 +109,7 @@ def finished(experiment: Experiment, part: str, folder: Path) -> dict[str, Any]:
     setup = Setup.of(experiment)
     state, record, clock = trained(setup, folder)
     report = measure(setup.scorer(state), setup.dataset, CODES[part], experiment.evaluation)
+    assert isinstance(report, Report)  # a ranking of the catalogue
     novelty = report.segments()["novelty"]
     result = {
         "seed": experiment.training.seed,
