@@ -25,11 +25,11 @@ def select(keep: jax.Array, new: jax.Array, old: jax.Array) -> jax.Array:
 
 
 def last(x: jax.Array, valid: jax.Array) -> jax.Array:
-    """The entry at each row's last valid position: (B, L, ...), (B, L) -> (B, ...)."""
-    position = jnp.maximum(valid.sum(axis=1) - 1, 0)
-    return jnp.take_along_axis(x, position.reshape((-1,) + (1,) * (x.ndim - 1)).astype(jnp.int32), axis=1)[
-        :, 0
-    ]
+    """The entry at each row's last valid position, zeros where none is: (B, L, ...), (B, L) -> (B, ...)."""
+    count = valid.sum(axis=1)
+    position = jnp.maximum(count - 1, 0).reshape((-1,) + (1,) * (x.ndim - 1)).astype(jnp.int32)
+    found = jnp.take_along_axis(x, position, axis=1)[:, 0]
+    return select(count > 0, found, jnp.zeros_like(found))
 
 
 def shuffled(key: jax.Array, valid: jax.Array) -> jax.Array:

@@ -1,0 +1,228 @@
+"""The engine: events go in, recommendations come out, for many users and many threads at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import linen as nn
+
+from stjax.errors import UserError
+from stjax.events import Catalogue
+from stjax.serving.codec import BadEvent
+from stjax.serving.combine import Call, Combiner
+from stjax.serving.core import Core
+from stjax.serving.messages import Event, Recommendation, Request
+from stjax.serving.record import Record, digest
+from stjax.serving.settings import Settings
+from stjax.serving.vocabulary import Vocabulary
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What became of a call's events: how many were accepted, and why the others were not, by their position
+    in the call."""
+
+    accepted: int
+    refused: Mapping[int, str] = field(default_factory=dict)
+
+
+class Engine:
+    """A trained model that lives inside a service. All methods may be called from any thread.
+
+    An event is acknowledged when `observe` returns: then it is in the journal, if there is a folder, and in
+    the state of its user. After any stream of events the answers are those of the model's whole forward
+    pass over each user's accepted events in the order of their times.
+
+    folder: of journal and snapshots, one engine at a time; None keeps nothing beyond the process. An engine
+    with a folder goes on where the one before it stood, however that one ended.
+    clock: now, in Unix seconds.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        params: Any,
+        catalogue: Catalogue,
+        vocabulary: Mapping[str, Vocabulary],
+        *,
+        name: str = "model",
+        settings: Settings = Settings(),
+        folder: str | os.PathLike[str] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.settings, self._clock = settings, clock
+        self.version = f"{name}@{digest(params)}"
+        self._core = Core(model, params, catalogue, vocabulary, settings, self.version)
+        self._combiner = Combiner(self._work)
+        self._broken: BaseException | None = None
+        self._record: Record | None = None
+        self._saving = threading.Lock()
+        self._unsaved = 0  # events since the last snapshot
+        if folder is not None:
+            about = {"version": self.version, "schema": dataclasses.asdict(catalogue.schema)}
+            self._record = Record(Path(folder), about, settings.sync)
+            self._unsaved = self._record.recover(self._core)
+
+    def observe(self, events: Sequence[Event]) -> Observed:
+        """Read events of any users, in any order. What cannot be read is told and counted, not raised.
+
+        Raises JournalError where the disk takes no more: then none of the call's events is accepted.
+        """
+        done = self._combiner("observe", list(events))
+        if self._unsaved >= self.settings.snapshot_every:
+            self.save()
+        return done
+
+    def recommend(self, requests: Sequence[Request], k: int = 10) -> list[Recommendation]:
+        """The k best items for each request, among all that it allows.
+
+        Raises BadEvent for a request that cannot be answered, naming the field.
+        """
+        most = min(self.settings.shapes.tops[-1], self._core.items)
+        if not 1 <= k <= most:
+            raise BadEvent(
+                f"k={k} must be from 1 to {most}: there are {self._core.items} items, and answers are made for"
+                f" at most {self.settings.shapes.tops[-1]} (`Shapes.tops`)"
+            )
+        return self._combiner("recommend", (list(requests), k))
+
+    def warm_up(self) -> float:
+        """Compile all that will be called. Returns the seconds that took."""
+        begin = time.perf_counter()
+        self._combiner.exclusively(self._core.warm_up)
+        return time.perf_counter() - begin
+
+    def save(self) -> None:
+        """Write a snapshot; the journal before it is dropped. Without a folder it does nothing.
+
+        Calls wait only while the states are copied.
+        """
+        if self._record is None or not self._saving.acquire(blocking=False):
+            return  # another thread is at it
+        try:
+            taken = self._combiner.exclusively(self._take)
+            self._record.save(*taken)
+        finally:
+            self._saving.release()
+
+    def close(self) -> None:
+        """Release the folder. What was acknowledged is kept, called or not."""
+        if self._record is not None:
+            self._combiner.exclusively(self._record.close)
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: of one user's state, of all on the device, of all on the host at most."""
+        each = self._core.programs.bytes_per_user()
+        device, host = each * (self.settings.capacity + 1), each * self.settings.users
+        return {"user": each, "device": device, "host": host}
+
+    def status(self) -> dict[str, Any]:
+        """Numbers for a monitor: users, evictions, events accepted, refused and repaired by cause, memory."""
+        core = self._core
+        return {
+            "version": self.version,
+            "users": len(core.users),
+            "evictions": core.slots.evictions,
+            "waiting": sum(len(rows) for rows in list(core.users.pending.values())),
+            "counts": dict(core.counts + core.codec.counts),
+            "memory": self.memory(),
+        }
+
+    def _take(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
+        assert self._record is not None
+        self._unsaved = 0
+        return self._record.captured(self._core)
+
+    def _work(self, calls: Sequence[Call]) -> None:
+        if self._broken is not None:
+            raise UserError(
+                f"the engine stopped after {type(self._broken).__name__}: {self._broken}; start it anew"
+            )
+        # Calls that run at the same time have no order between them.
+        if observing := [call for call in calls if call.kind == "observe"]:
+            self._observe(observing)
+        if asking := [call for call in calls if call.kind == "recommend"]:
+            self._recommend(asking)
+
+    def _observe(self, calls: Sequence[Call]) -> None:
+        refused: list[dict[int, str]] = [{} for _ in calls]
+        accepted = self._accepted(calls, refused)
+        try:
+            if self._record is not None and accepted:
+                self._record.append([event for event, _ in accepted])  # raises before anything has changed
+        except UserError as error:
+            for call in calls:
+                call.fail(error)
+            return
+        try:
+            self._core.apply([(event.user, row) for event, row in accepted])
+        except BaseException as error:
+            self._broken = error
+            raise
+        self._core.counts["accepted"] += len(accepted)
+        self._unsaved += len(accepted)
+        for call, causes in zip(calls, refused, strict=True):
+            call.finish(Observed(len(call.argument) - len(causes), causes))
+
+    def _accepted(
+        self, calls: Sequence[Call], refused: Sequence[dict[int, str]]
+    ) -> list[tuple[Event, np.ndarray]]:
+        """What can be read of all calls, in the order of time, each as it will be kept and as a record."""
+        core, settings, latest = self._core, self.settings, self._clock() + self.settings.future
+
+        def refuse(c: int, i: int, kind: str, cause: str) -> None:
+            refused[c][i] = cause
+            core.counts[f"refused: {kind}"] += 1
+
+        encoded = []
+        for c, call in enumerate(calls):
+            for i, event in enumerate(call.argument):
+                try:
+                    row = core.encode(event)
+                except BadEvent as error:
+                    refuse(c, i, "not usable", str(error))
+                    continue
+                if event.time > latest:
+                    late = f"time={event.time!r} is more than future={settings.future} seconds ahead of the clock"
+                    refuse(c, i, "in the future", late)
+                    continue
+                # What depended on the events before is written out.
+                offset = int(row["utc_offset"])
+                encoded.append((dataclasses.replace(event, user=str(event.user), utc_offset=offset), row, c, i))
+        encoded.sort(key=lambda each: each[1]["time"])  # stable: those of one time in the order they came
+        accepted: list[tuple[Event, np.ndarray]] = []
+        new: set[str] = set()
+        for event, row, c, i in encoded:
+            number = core.users.get(event.user)
+            if number is None and event.user not in new:
+                if len(core.users) + len(new) >= settings.users:
+                    refuse(c, i, "no room", f"there is room for {settings.users:,} users; raise `users`")
+                    continue
+                new.add(event.user)
+            if number is not None and not core.users.accepts(number, int(row["time"])):
+                cause = f"time={event.time!r} is more than lateness={settings.lateness} seconds behind the user's"
+                refuse(c, i, "late", f"{cause} newest event")
+                continue
+            accepted.append((event, row))
+        return accepted
+
+    def _recommend(self, calls: Sequence[Call]) -> None:
+        now, asked, good = self._clock(), [], []
+        for call in calls:
+            requests, k = call.argument
+            try:
+                asked.append([self._core.ask(request, k, now) for request in requests])
+                good.append(call)
+            except BadEvent as error:
+                call.fail(error)
+        answers = iter(self._core.answer([one for own in asked for one in own]))
+        for call, own in zip(good, asked, strict=True):
+            call.finish([next(answers) for _ in own])

@@ -1,0 +1,89 @@
+"""What may be answered, as bits of items: seen, allowed and denied items, and values of item fields."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import numpy as np
+
+from stjax.events import FIRST, UNSEEN, Catalogue
+from stjax.serving.codec import BadEvent
+from stjax.serving.messages import Request
+from stjax.serving.vocabulary import Vocabulary
+
+WORD = 32
+
+
+class ItemBits:
+    """Sets of items as bits, uint32 (ceil(rows / 32),): bit v % 32 of word v // 32 says of item v.
+
+    rows: of the catalogue, places reserved for new items counted. Raises BadEvent for what a request asks
+    wrongly. catalogue: as NumPy arrays.
+    """
+
+    def __init__(self, catalogue: Catalogue, vocabulary: Mapping[str, Vocabulary]) -> None:
+        self._catalogue, self._vocabulary = catalogue, vocabulary
+        self.rows = len(catalogue.place)
+        self._fields: dict[tuple[str, str], np.ndarray] = {}
+
+    def of(self, request: Request, seen: Iterable[int], unknown: dict[str, int]) -> np.ndarray | None:
+        """The items that may be answered; None for all of them.
+
+        seen: ids of the user's items. unknown: counts ids of lists that the model does not know.
+        """
+        if not (request.exclude_seen or request.deny or request.where) and request.allow is None:
+            return None
+        bits = self._all() if request.allow is None else self._allowed(request.allow, unknown)
+        for name, values in request.where.items():
+            bits &= self._having(name, values)
+        gone = list(seen) if request.exclude_seen else []
+        gone += self._ids(request.deny, "deny", unknown)
+        if gone:
+            bits &= ~self._set(gone)
+        return bits
+
+    def _all(self) -> np.ndarray:
+        return np.full(-(-self.rows // WORD), 0xFFFFFFFF, np.uint32)
+
+    def _set(self, ids: Iterable[int]) -> np.ndarray:
+        flags = np.zeros(-(-self.rows // WORD) * WORD, bool)
+        flags[list(ids)] = True
+        return np.packbits(flags, bitorder="little").view("<u4").astype(np.uint32, copy=False)
+
+    def _allowed(self, texts: Collection[str], unknown: dict[str, int]) -> np.ndarray:
+        if isinstance(texts, str) or not len(texts):
+            raise BadEvent(f"allow={texts!r} must be ids of items, at least one; None allows all")
+        ids = self._ids(texts, "allow", unknown)
+        if not ids:
+            raise BadEvent(f"allow: none of the {len(texts)} items is known, such as {next(iter(texts))!r}")
+        return self._set(ids)
+
+    def _ids(self, texts: Collection[str], name: str, unknown: dict[str, int]) -> list[int]:
+        if isinstance(texts, str):
+            raise BadEvent(f"{name}={texts!r} must be a list of ids, not one text")
+        vocabulary = self._vocabulary["item"]
+        ids = [vocabulary.id(text) for text in texts]
+        known = [k for k in ids if k >= FIRST]
+        if len(known) < len(ids):
+            unknown[f"{name}: unknown item"] = unknown.get(f"{name}: unknown item", 0) + len(ids) - len(known)
+        return known
+
+    def _having(self, name: str, values: Collection[str]) -> np.ndarray:
+        items = self._catalogue.items
+        if name not in items.categorical and name not in items.multi:
+            have = sorted({*items.categorical, *items.multi})
+            raise BadEvent(f"where: no item field {name!r} with categories; the catalogue has {have}")
+        if isinstance(values, str) or not len(values):
+            raise BadEvent(f"where: {name}={values!r} must be a list of values, at least one")
+        bits = np.zeros_like(self._all())
+        for value in values:
+            key = name, value
+            if key not in self._fields:
+                number = self._vocabulary[name].id(value)
+                if number == UNSEEN:
+                    raise BadEvent(f"where: {name}={value!r} is no value of the catalogue")
+                column = items.categorical.get(name)
+                flags = (items.multi[name] == number).any(axis=1) if column is None else column == number
+                self._fields[key] = self._set(np.flatnonzero(flags).tolist())
+            bits |= self._fields[key]
+        return bits

@@ -1,0 +1,64 @@
+"""What goes into the engine and what comes out: events, requests, recommendations, in the caller's own ids."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Place = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that a user did.
+
+    user, item: ids as the log writes them; text. time: Unix seconds. utc_offset: seconds; where it is not
+    given, that of the user's event before. place: latitude and longitude in degrees; None where unknown.
+    context: further event fields by name: text of categorical, numbers of numeric, lists of vector fields.
+    """
+
+    user: str
+    item: str
+    time: float
+    utc_offset: int | None = None
+    place: Place | None = None
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Who asks, when, where, and what may be answered.
+
+    time, utc_offset, place, context: of the request. What the model does not read of them changes no score.
+    Not given: the time is now, offset and place are those of the user's last event, context is missing.
+    exclude_seen: leave out items of the user's events. allow: only these items. deny: none of these.
+    within_km: only items not farther than this from `place`; items of unknown place are left out.
+    where: only items whose field has one of the values, by field (categorical or multi).
+    """
+
+    user: str
+    time: float | None = None
+    utc_offset: int | None = None
+    place: Place | None = None
+    context: Mapping[str, str] = field(default_factory=dict)
+    exclude_seen: bool = False
+    allow: Collection[str] | None = None
+    deny: Collection[str] = ()
+    within_km: float | None = None
+    where: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The best items for a request, best first; fewer than asked for where fewer are allowed.
+
+    scores: float32 (K,), log-probabilities among all items. version: of the parameters that answered.
+    """
+
+    user: str
+    items: list[str]
+    scores: np.ndarray
+    version: str

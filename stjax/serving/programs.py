@@ -1,0 +1,188 @@
+"""The compiled programs of the engine: read events, answer requests, move states to the host and back.
+
+States of all users lie in one pytree of arrays of capacity + 1 rows, the slots; the last row is the cold
+state of a user without events, and is never written. Every program has a few shapes only (`Shapes`), all of
+which `warm_up` compiles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from stjax.errors import ConfigError
+from stjax.events import Catalogue, Events, Query
+from stjax.ops import geo
+from stjax.ops.topk import top_k
+from stjax.serving.settings import Shapes
+
+States = Any  # a pytree of arrays (slots, ...)
+
+
+def fitting(sizes: tuple[int, ...], size: int) -> int:
+    """The smallest that holds `size`, or else the largest."""
+    return next((s for s in sizes if s >= size), sizes[-1])
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Weights:
+    """What is read and changes together: parameters, catalogue, and what both give once.
+
+    table: vectors of all items. space: float32 (V, 3), kilometres from the centre of the earth, NaN where the
+    place is unknown.
+    """
+
+    params: Any
+    catalogue: Catalogue
+    table: Any
+    space: Any
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Filters:
+    """What may be answered. allowed: uint32 (B, ceil(V / 32)), a bit an item. here: float32 (B, 2) degrees.
+    radius: float32 (B,) kilometres, infinite for no limit."""
+
+    allowed: Any
+    here: Any
+    radius: Any
+
+
+class Programs:
+    """The programs of one model. Raises ConfigError for a model without a step form."""
+
+    def __init__(self, model: nn.Module, capacity: int, shapes: Shapes) -> None:
+        for method in ("init_state", "step", "read", "answer", "item_table"):
+            if not hasattr(model, method):
+                raise ConfigError(f"model {type(model).__name__} has no {method!r}: it cannot be served")
+        self.model: Any = model
+        self.capacity, self.shapes = capacity, shapes
+        self.observe: Callable[..., States] = jax.jit(partial(_observe, self.model), donate_argnums=0)
+        self.recommend: Callable[..., Any] = jax.jit(partial(_recommend, self.model), static_argnums=6)
+        self.fetch: Callable[..., States] = jax.jit(_rows)
+        self.put: Callable[..., States] = jax.jit(_scatter, donate_argnums=0)
+        self._derive: Callable[..., Any] = jax.jit(partial(_derive, self.model))
+
+    def weights(self, params: Any, catalogue: Catalogue) -> Weights:
+        """Parameters and catalogue on the device, with what is computed from them once."""
+        params, catalogue = jax.device_put((params, catalogue))
+        return Weights(params, catalogue, *self._derive(params, catalogue))
+
+    def initial(self) -> States:
+        """All slots, cold."""
+        return jax.jit(lambda: self.model.init_state(self.capacity + 1))()
+
+    def bytes_per_user(self) -> int:
+        """Of one user's state."""
+        state = jax.eval_shape(lambda: self.model.init_state(1))
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+
+    def warm_up(
+        self,
+        states: States,
+        weights: Weights,
+        events: Callable[[int, int], Events],
+        query: Callable[[int], Query],
+        late: int,
+    ) -> States:
+        """Compile every program for every shape. Returns the states, unchanged; the old ones are donated.
+
+        events: padding (B, L). query: of B requests. late: L of the events that a request reads first, or 0.
+        """
+        shapes = self.shapes
+        for b in shapes.batches:
+            cold, nowhere = self.cold(b), np.full(b, self.capacity + 1, np.int32)
+            for length in shapes.chunks:
+                states = self.observe(states, weights, cold, nowhere, events(b, length))
+            states = self.put(states, nowhere, jax.device_get(self.fetch(states, cold)))
+            for k in shapes.tops:
+                for filters in (None, no_filters(b, weights)):
+                    for first in (None, events(b, late)) if late else (None,):
+                        self.recommend(states, weights, cold, query(b), filters, first, k)
+        return jax.block_until_ready(states)
+
+    def cold(self, batch: int) -> np.ndarray:
+        """The slot of users without events, for a whole batch."""
+        return np.full(batch, self.capacity, np.int32)
+
+
+def no_filters(batch: int, weights: Weights) -> Filters:
+    """Filters that let everything pass."""
+    words = -(-weights.space.shape[0] // 32)
+    return Filters(
+        np.full((batch, words), 0xFFFFFFFF, np.uint32),
+        np.full((batch, 2), np.nan, np.float32),
+        np.full(batch, np.inf, np.float32),
+    )
+
+
+def _derive(model: Any, params: Any, catalogue: Catalogue) -> tuple[jax.Array, jax.Array]:
+    space = geo.unit_vector(catalogue.place) * geo.EARTH_RADIUS_KM  # of NaN it is NaN
+    return model.apply({"params": params}, catalogue, method="item_table"), space
+
+
+def _rows(states: States, slots: jax.Array) -> States:
+    return jax.tree.map(lambda x: x[slots], states)
+
+
+def _scatter(states: States, slots: jax.Array, rows: States) -> States:
+    return jax.tree.map(lambda x, row: x.at[slots].set(row, mode="drop"), states, rows)
+
+
+def _read(model: Any, weights: Weights, own: States, events: Events) -> States:
+    variables, rest = {"params": weights.params}, (weights.catalogue, weights.table)
+    if events.item.shape[1] == 1:
+        return model.apply(variables, own, events[:, 0], *rest, method="step")
+    return model.apply(variables, own, events, *rest, method="read")
+
+
+def _observe(
+    model: Any, states: States, weights: Weights, source: jax.Array, target: jax.Array, events: Events
+) -> States:
+    """Read events (B, L) of the users in slots `source`, into slots `target`; those out of range are not
+    written."""
+    return _scatter(states, target, _read(model, weights, _rows(states, source), events))
+
+
+def _recommend(
+    model: Any,
+    states: States,
+    weights: Weights,
+    source: jax.Array,
+    query: Query,
+    filters: Filters | None,
+    late: Events | None,
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Log-probabilities and ids of the k best items that are allowed, (B, k) each; -inf where there are no
+    more. late: events (B, L) that are read before, and stay unread."""
+    own = _rows(states, source)
+    if late is not None:
+        own = _read(model, weights, own, late)
+    variables = {"params": weights.params}
+    log_p = model.apply(variables, own, query, weights.catalogue, weights.table, method="answer")
+    if filters is not None:
+        log_p = jnp.where(_allowed(filters, weights.space), log_p, -jnp.inf)
+    return top_k(log_p, min(k, log_p.shape[1]))
+
+
+def _allowed(filters: Filters, space: jax.Array) -> jax.Array:
+    """bool (B, V)."""
+    bits = (filters.allowed[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & jnp.uint32(1)
+    allowed = bits.reshape(len(filters.allowed), -1)[:, : len(space)] == 1
+    here = geo.unit_vector(filters.here) * geo.EARTH_RADIUS_KM
+    squared = sum(((here[:, i, None] - space[None, :, i]) ** 2 for i in range(3)), start=jnp.float32(0))
+    # The chord of an arc; beyond half the globe everything is near.
+    half = jnp.minimum(filters.radius / (2 * geo.EARTH_RADIUS_KM), jnp.pi / 2)
+    chord = 2 * geo.EARTH_RADIUS_KM * jnp.sin(half)
+    near = squared <= (chord**2)[:, None]  # False where either place is unknown
+    return allowed & (near | jnp.isinf(filters.radius)[:, None])

@@ -1,0 +1,148 @@
+"""What survives the process: a journal of accepted events, and snapshots of all states."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from stjax.errors import UserError
+from stjax.serving.core import Core
+from stjax.serving.journal import Journal
+from stjax.serving.messages import Event
+from stjax.serving.snapshots import Snapshots
+
+AT_ONCE = 4096  # events that are read again together
+
+
+class Record:
+    """Journal and snapshots in one folder. about: what must be the same when it is opened again."""
+
+    def __init__(self, folder: Path, about: Mapping[str, Any], sync: bool) -> None:
+        self.folder = folder
+        self._about = json.loads(json.dumps(about))
+        self._journal = Journal(folder / "journal", sync=sync)
+        self._snapshots = Snapshots(folder / "snapshots")
+        self._check()
+
+    def append(self, events: Sequence[Event]) -> None:
+        """Keep accepted events. Raises JournalError, and then has kept none."""
+        self._journal.append([_written(event) for event in events])
+
+    def recover(self, core: Core) -> int:
+        """Bring an engine without users to where the record ends. Returns the events since the snapshot."""
+        snapshot, after = self._snapshots.latest(self._accept), 0
+        if snapshot is not None:
+            _restore(core, snapshot.arrays, snapshot.about["names"])
+            after = snapshot.sequence
+        counted, waiting = 0, []
+        for _, record in self._journal.read(after):
+            waiting.append(_event(record))
+            counted += 1
+            if len(waiting) == AT_ONCE:
+                _apply(core, waiting)
+                waiting = []
+        _apply(core, waiting)
+        # The repairs of events that are read again were counted when they came.
+        core.codec.counts.clear()
+        core.counts["events read again at the start"] = counted
+        core.counts["journal bytes cut off: not acknowledged"] = self._journal.repaired_bytes
+        core.counts["snapshots damaged"] = len(self._snapshots.damaged)
+        return counted
+
+    def captured(self, core: Core) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
+        """A copy of all users and states, for `save`."""
+        arrays, names = _captured(core)
+        return self._journal.last, arrays, {**self._about, "names": names}
+
+    def save(self, sequence: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        """Write a snapshot, then drop the part of the journal that no snapshot needs."""
+        self._snapshots.save(sequence, arrays, about)
+        if (oldest := self._snapshots.oldest) is not None:
+            self._journal.discard(oldest)
+
+    def close(self) -> None:
+        """Release the folder."""
+        self._journal.close()
+
+    def _check(self) -> None:
+        """Whether the record is of this model. A new folder takes its name."""
+        file = self.folder / "model.json"
+        if file.is_file():
+            self._accept(json.loads(file.read_text()))
+            return
+        partial = file.with_suffix(".partial")
+        partial.write_text(json.dumps(self._about, indent=1) + "\n")
+        partial.replace(file)
+
+    def _accept(self, about: Mapping[str, Any]) -> None:
+        """Raises UserError where states are of another model."""
+        for key, mine in self._about.items():
+            if about.get(key) != mine:
+                raise UserError(
+                    f"the folder {self.folder} is of another model: its {key} is {about.get(key)!r}, here it is"
+                    f" {mine!r}; use that model, or choose another folder"
+                )
+
+
+def digest(params: Any) -> str:
+    """8 hexadecimal digits of all parameters."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        digest.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _written(event: Event) -> bytes:
+    return json.dumps(dataclasses.astuple(event), separators=(",", ":")).encode()
+
+
+def _event(record: bytes) -> Event:
+    user, item, time, utc_offset, place, context = json.loads(record)
+    return Event(user, item, time, utc_offset, None if place is None else tuple(place), context)
+
+
+def _apply(core: Core, events: Sequence[Event]) -> None:
+    rows = [(event.user, core.encode(event)) for event in events]
+    # Whatever calls they came in: a state reads its user's events by time, and by order of arrival.
+    core.apply(sorted(rows, key=lambda each: each[1]["time"]))
+
+
+def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
+    users, count = core.users, len(core.users)
+    states = jax.tree.leaves(core.slots.rows(range(count)))
+    seen = [sorted(users.seen.get(user, ())) for user in range(count)]
+    pending = [row for user in range(count) for row in users.pending.get(user, [])]
+    arrays = {f"state_{i:03}": leaf for i, leaf in enumerate(states)}
+    arrays |= {name: getattr(users, name)[:count].copy() for name in ("newest", "floor", "utc_offset", "place")}
+    arrays |= {
+        "stored": core.slots.known[:count].copy(),
+        "seen": np.asarray([item for own in seen for item in own], np.int32),
+        "seen_count": np.asarray([len(own) for own in seen], np.int64),
+        "pending": np.asarray(pending, core.codec.row),
+        "pending_count": np.asarray([len(users.pending.get(u, [])) for u in range(count)], np.int64),
+    }
+    return arrays, list(users.names)
+
+
+def _restore(core: Core, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
+    users, count = core.users, len(names)
+    for name in names:
+        users.add(name)
+    for name in ("newest", "floor", "utc_offset", "place"):
+        getattr(users, name)[:count] = arrays[name]
+    own = np.split(arrays["seen"], np.cumsum(arrays["seen_count"])[:-1])
+    users.seen = {user: set(items.tolist()) for user, items in enumerate(own) if len(items)}
+    rows = np.split(arrays["pending"], np.cumsum(arrays["pending_count"])[:-1])
+    users.pending = {user: list(some) for user, some in enumerate(rows) if len(some)}
+    states = jax.tree.structure(core.slots.states)
+    leaves = [arrays[f"state_{i:03}"] for i in range(states.num_leaves)]
+    stored = np.flatnonzero(arrays["stored"])
+    core.slots.load(stored, jax.tree.unflatten(states, [leaf[stored] for leaf in leaves]))

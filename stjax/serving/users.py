@@ -1,0 +1,88 @@
+"""What the host keeps of every user: how far the state has read, what waits, what was seen, where it was."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+import numpy as np
+
+from stjax.errors import UserError
+from stjax.events import FIRST
+
+NEVER = -(2**62)
+_time = itemgetter("time")
+
+
+class CapacityError(UserError):
+    """More users than there is room for."""
+
+
+@dataclass
+class Users:
+    """The table of users, of a size that is fixed; users are numbered 0, 1, ... as they come.
+
+    Events may come late by up to `lateness` seconds behind their user's newest: those wait in order, at
+    most `waiting` a user, before the state reads them. What comes later than that, or before an event
+    that the state has read, is refused: a state cannot forget.
+    """
+
+    size: int
+    lateness: int = 0
+    waiting: int = 16
+    number: dict[str, int] = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    pending: dict[int, list[np.ndarray]] = field(default_factory=dict)
+    seen: dict[int, set[int]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.newest = np.full(self.size, NEVER, np.int64)
+        self.floor = np.full(self.size, NEVER, np.int64)
+        self.utc_offset = np.zeros(self.size, np.int32)
+        self.place = np.full((self.size, 2), np.nan, np.float32)
+
+    def __len__(self) -> int:
+        """Number of users with events."""
+        return len(self.names)
+
+    def get(self, name: str) -> int | None:
+        """A user's number; None for one without events."""
+        return self.number.get(name)
+
+    def add(self, name: str) -> int:
+        """The number of a user, a new one where there is none. Raises CapacityError."""
+        if (known := self.number.get(name)) is not None:
+            return known
+        if len(self.names) >= self.size:
+            raise CapacityError(
+                f"there is room for {self.size:,} users and user {name!r} is one more: start the engine with"
+                " a larger `users`"
+            )
+        self.number[name] = number = len(self.names)
+        self.names.append(name)
+        return number
+
+    def accepts(self, user: int, time: int) -> bool:
+        """Whether an event of that time may still be read."""
+        return time >= self.floor[user]
+
+    def take(self, user: int, rows: Iterable[np.ndarray]) -> list[np.ndarray]:
+        """Accepted events, in the order of their times: what the state is to read now, in order."""
+        merged = self.pending.pop(user, [])
+        for row in rows:
+            bisect.insort_right(merged, row, key=_time)  # behind those of the same time
+            if row["time"] >= self.newest[user]:
+                self.newest[user], self.utc_offset[user] = row["time"], row["utc_offset"]
+                if not np.isnan(row["place"]).any():
+                    self.place[user] = row["place"]
+            if row["item"] >= FIRST:
+                self.seen.setdefault(user, set()).add(int(row["item"]))
+        horizon = self.newest[user] - self.lateness
+        due = max(bisect.bisect_right(merged, horizon, key=_time), len(merged) - self.waiting)
+        now, later = merged[:due], merged[due:]
+        if later:
+            self.pending[user] = later
+        self.floor[user] = max(horizon, now[-1]["time"] if now else NEVER, self.floor[user])
+        return now
