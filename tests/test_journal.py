@@ -282,6 +282,8 @@ def test_every_damaged_byte_of_an_earlier_segment(folder: Path) -> None:
             with pytest.raises(JournalError, match=earlier.name):
                 list(journal.read())
             assert records(journal, 1) == [b"second"]  # behind the damage
+    with Journal(folder) as journal, pytest.raises(JournalError, match="is damaged at byte 28: "):
+        list(journal.read())
     for length in range(len(whole[earlier.name])):
         earlier.write_bytes(whole[earlier.name][:length])
         with Journal(folder) as journal, pytest.raises(JournalError, match=r"missing|damaged"):
@@ -456,6 +458,7 @@ def test_a_failed_fsync(folder: Path, disk: Disk, segment_bytes: int) -> None:
     """What is on the disk is not known, and a second fsync would not tell: no record is taken any more."""
     with Journal(folder, segment_bytes=segment_bytes) as journal:
         journal.append([b"first"])
+        before = content(folder)
         # With one record in a segment, of the new segment's file, then of its name: this one fails.
         disk.fail("fsync", errno.EIO, skip=1 if segment_bytes == 1 else 0)
         with pytest.raises(JournalError, match=r"Input/output error.*not known: open it again"):
@@ -464,6 +467,7 @@ def test_a_failed_fsync(folder: Path, disk: Disk, segment_bytes: int) -> None:
         with pytest.raises(JournalError, match=r"takes no records: .* not known"):
             journal.append([b"second"])
         assert records(journal) == [b"first"]
+        assert content(folder) == before
     with Journal(folder) as journal:
         assert records(journal) == [b"first"]
         assert journal.append([b"second"]) == 2
