@@ -9,7 +9,17 @@ import jax
 import numpy as np
 
 from stjax.events import FIRST, Catalogue, Events, Query, Schema
-from stjax.nn import ConcatFusion, Distance, Encoder, Fusion, Interest, ItemEmbed, Pointer, Recommender, Retrieval
+from stjax.nn import (
+    ConcatFusion,
+    Distance,
+    Encoder,
+    Fusion,
+    Interest,
+    ItemEmbed,
+    Pointer,
+    Recommender,
+    Retrieval,
+)
 from stjax.serving import Engine, Event, Request
 from stjax.serving.codec import Codec
 from stjax.serving.settings import Settings, Shapes
@@ -37,7 +47,9 @@ def build(
 
 def plain(interest: Interest = INTERESTS["gru"], known: tuple[str, ...] = ()) -> Recommender:
     """A model of few parts, which compiles fast."""
-    return Recommender(ItemEmbed(6), {"context": ENCODERS["context"]}, ConcatFusion(8), interest, Retrieval(known))
+    return Recommender(
+        ItemEmbed(6), {"context": ENCODERS["context"]}, ConcatFusion(8), interest, Retrieval(known)
+    )
 
 
 def vocabularies(schema: Schema = SCHEMA) -> dict[str, Vocabulary]:
@@ -50,18 +62,18 @@ def vocabularies(schema: Schema = SCHEMA) -> dict[str, Vocabulary]:
 def parts(model: Recommender, seed: int = 0) -> tuple[Recommender, Any, Catalogue, dict[str, Vocabulary]]:
     """Model, parameters, catalogue and vocabularies, as an engine takes them."""
     batch, catalogue = random_batch(2, 3, seed)
-    params = random_parameters(model, batch, catalogue, method="loss")["params"]
+    params = random_parameters(model, batch, catalogue, method="loss", seed=seed)["params"]
     return model, params, jax.tree.map(np.asarray, catalogue), vocabularies()
 
 
-def start(made: Sequence[Any], clock: float = 4e9, folder: Any = None, **settings: Any) -> Engine:
+def start(made: Sequence[Any], clock: float = 2e9, folder: Any = None, **settings: Any) -> Engine:
     """An engine of what `parts` gave."""
     settings = {"shapes": SHAPES, "sync": False, "users": 50} | settings
     return Engine(*made, settings=Settings(**settings), folder=folder, clock=lambda: clock)
 
 
 def stream(count: int, users: int = 7, seed: int = 0, ties: float = 0.1) -> list[Event]:
-    """Events of several users in the order of time, with unknown users, items, scenes and places among them."""
+    """Events of several users in the order of time; some users, items, scenes and places are unknown."""
     random = np.random.default_rng(seed)
     gap = np.exp(random.uniform(0, np.log(86_400), count)).astype(int)
     gap[random.random(count) < ties] = 0
@@ -120,7 +132,9 @@ def whole(made: Sequence[Any], events: Sequence[Event], asked: Request) -> dict[
     return dict(zip(vocabulary["item"].texts, scores[FIRST:].tolist(), strict=True))
 
 
-def assert_equal(engine: Engine, made: Sequence[Any], events: Sequence[Event], requests: Sequence[Request]) -> None:
+def assert_equal(
+    engine: Engine, made: Sequence[Any], events: Sequence[Event], requests: Sequence[Request]
+) -> None:
     """The engine's answers are those of the forward pass, best first."""
     for asked, found in zip(requests, engine.recommend(requests, ALL), strict=True):
         expected = whole(made, events, asked)

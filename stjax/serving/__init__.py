@@ -1,1 +1,6 @@
-"""Serving: answers and updates for many users, from states that survive the end of the process."""
+"""Real time: states of users on the device, events in, recommendations out."""
+
+from stjax.serving.engine import Engine, Observed
+from stjax.serving.messages import Event, Recommendation, Request
+
+__all__ = ["Engine", "Event", "Observed", "Recommendation", "Request"]

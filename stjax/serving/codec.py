@@ -37,7 +37,14 @@ class Codec:
         kinds: dict[str, Any] = {"categorical": ("i4",), "numeric": ("f4",)}
         own = [(f"field {n}", *kinds.get(f.kind, ("f4", (f.size,)))) for n, f in self.fields.items()]
         self.row = np.dtype(
-            [("item", "i4"), ("user", "i4"), ("time", "i4"), ("utc_offset", "i4"), ("place", "f4", (2,)), *own]
+            [
+                ("item", "i4"),
+                ("user", "i4"),
+                ("time", "i4"),
+                ("utc_offset", "i4"),
+                ("place", "f4", (2,)),
+                *own,
+            ]
         )
         self.missing = np.zeros((), self.row)
         self.missing["place"] = np.nan
@@ -113,6 +120,15 @@ class Codec:
             vector=select("vector"),
         )
 
+    def records(self, events: Events) -> np.ndarray:
+        """Events (N,) as records; the inverse of `events`."""
+        rows = np.empty(len(events.item), self.row)
+        for name in ("item", "user", "time", "utc_offset", "place"):
+            rows[name] = getattr(events, name)
+        for name, values in {**events.categorical, **events.numeric, **events.vector}.items():
+            rows[f"field {name}"] = values
+        return rows
+
     def check_field(self, name: str) -> None:
         """Raises BadEvent where the log has no such event field."""
         self._field(name)
@@ -155,7 +171,9 @@ def check_id(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise BadEvent(f"{name}={value!r} must be an id: text that is not empty")
     if len(value) > LONGEST_ID:
-        raise BadEvent(f"{name}={value[:20]!r}... has {len(value):,} characters; ids have at most {LONGEST_ID}")
+        raise BadEvent(
+            f"{name}={value[:20]!r}... has {len(value):,} characters; ids have at most {LONGEST_ID}"
+        )
     return value
 
 

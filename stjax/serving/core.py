@@ -95,7 +95,7 @@ class Core:
         place = self.codec.place(request.place)
         offset = 0 if found is None else int(self.users.utc_offset[found])
         moment = (
-            self.codec.time(now if request.time is None else request.time),
+            self._time(request.time, now),
             offset if request.utc_offset is None else check_offset(request.utc_offset),
             place,
             tuple(self.codec.context(name, request.context.get(name)) for name in self._context),
@@ -113,6 +113,11 @@ class Core:
         if math.isnan(place[0]):
             raise BadEvent("within_km: neither the request nor the user's events have a place; give `place`")
         return Asked(request, k, user, moment, (bits, place, float(request.within_km)))
+
+    def _time(self, time: float | None, now: float) -> int:
+        if time is None and "time" not in self.known:
+            return 0  # the clock may be beyond what the log's epoch allows, and is not read
+        return self.codec.time(now if time is None else time)
 
     def answer(self, asked: Sequence[Asked]) -> list[Recommendation]:
         """The best items for each request."""
@@ -160,9 +165,7 @@ class Core:
             now = [due[user][:length] for user in users] + [[]] * (batch - len(users))
             events = self.codec.events(*stacked(now, length, self.codec.missing))
             source, target = self.slots.source(users, batch), self.slots.target(users, batch)
-            self.slots.states = self.programs.observe(
-                self.slots.states, self.weights, source, target, events
-            )
+            self.slots.states = self.programs.observe(self.slots.states, self.weights, source, target, events)
             for user in users:
                 due[user] = due[user][length:]
                 if not due[user]:

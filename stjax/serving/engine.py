@@ -16,9 +16,11 @@ from flax import linen as nn
 
 from stjax.errors import UserError
 from stjax.events import Catalogue
+from stjax.serving.admission import admit
 from stjax.serving.codec import BadEvent
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
+from stjax.serving.load import load_run, read_history
 from stjax.serving.messages import Event, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
@@ -54,13 +56,13 @@ class Engine:
         vocabulary: Mapping[str, Vocabulary],
         *,
         name: str = "model",
-        settings: Settings = Settings(),
+        settings: Settings | None = None,
         folder: str | os.PathLike[str] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.settings, self._clock = settings, clock
+        self.settings, self._clock = settings or Settings(), clock
         self.version = f"{name}@{digest(params)}"
-        self._core = Core(model, params, catalogue, vocabulary, settings, self.version)
+        self._core = Core(model, params, catalogue, vocabulary, self.settings, self.version)
         self._combiner = Combiner(self._work)
         self._broken: BaseException | None = None
         self._record: Record | None = None
@@ -68,8 +70,41 @@ class Engine:
         self._unsaved = 0  # events since the last snapshot
         if folder is not None:
             about = {"version": self.version, "schema": dataclasses.asdict(catalogue.schema)}
-            self._record = Record(Path(folder), about, settings.sync)
-            self._unsaved = self._record.recover(self._core)
+            self._record = Record(Path(folder), about, self.settings.sync)
+            try:
+                self._unsaved = self._record.recover(self._core)
+            except BaseException:
+                self._record.close()
+                raise
+
+    @classmethod
+    def load(
+        cls,
+        run: str | os.PathLike[str],
+        *,
+        settings: Settings | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        history: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> Engine:
+        """The best checkpoint of a finished run folder of `train.py`, as an engine.
+
+        history: whether users begin with their events of the run's log; not where `folder` holds users.
+        Raises UserError where there is no such run, or its data are no longer there.
+        """
+        trained = load_run(run)
+        made = trained.model, trained.params, trained.catalogue, trained.vocabulary
+        engine = cls(*made, name=trained.name, settings=settings, folder=folder, clock=clock)
+        if history and not engine.status()["users"]:
+            read_history(engine._core, trained.dataset)
+            engine.save()
+        return engine
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.close()
 
     def observe(self, events: Sequence[Event]) -> Observed:
         """Read events of any users, in any order. What cannot be read is told and counted, not raised.
@@ -89,8 +124,8 @@ class Engine:
         most = min(self.settings.shapes.tops[-1], self._core.items)
         if not 1 <= k <= most:
             raise BadEvent(
-                f"k={k} must be from 1 to {most}: there are {self._core.items} items, and answers are made for"
-                f" at most {self.settings.shapes.tops[-1]} (`Shapes.tops`)"
+                f"k={k} must be from 1 to {most}: there are {self._core.items} items, and answers are made"
+                f" for at most {self.settings.shapes.tops[-1]} (`Shapes.tops`)"
             )
         return self._combiner("recommend", (list(requests), k))
 
@@ -110,6 +145,7 @@ class Engine:
         try:
             taken = self._combiner.exclusively(self._take)
             self._record.save(*taken)
+            self._combiner.exclusively(self._record.trim)
         finally:
             self._saving.release()
 
@@ -125,10 +161,11 @@ class Engine:
         return {"user": each, "device": device, "host": host}
 
     def status(self) -> dict[str, Any]:
-        """Numbers for a monitor: users, evictions, events accepted, refused and repaired by cause, memory."""
+        """Numbers for a monitor: events ever accepted, users, evictions, counts by cause since the start."""
         core = self._core
         return {
             "version": self.version,
+            "events": core.counts["accepted"] if self._record is None else self._record.last,
             "users": len(core.users),
             "evictions": core.slots.evictions,
             "waiting": sum(len(rows) for rows in list(core.users.pending.values())),
@@ -153,8 +190,8 @@ class Engine:
             self._recommend(asking)
 
     def _observe(self, calls: Sequence[Call]) -> None:
-        refused: list[dict[int, str]] = [{} for _ in calls]
-        accepted = self._accepted(calls, refused)
+        admitted = admit(self._core, [call.argument for call in calls], self._clock())
+        accepted = admitted.accepted
         try:
             if self._record is not None and accepted:
                 self._record.append([event for event, _ in accepted])  # raises before anything has changed
@@ -169,50 +206,8 @@ class Engine:
             raise
         self._core.counts["accepted"] += len(accepted)
         self._unsaved += len(accepted)
-        for call, causes in zip(calls, refused, strict=True):
+        for call, causes in zip(calls, admitted.refused, strict=True):
             call.finish(Observed(len(call.argument) - len(causes), causes))
-
-    def _accepted(
-        self, calls: Sequence[Call], refused: Sequence[dict[int, str]]
-    ) -> list[tuple[Event, np.ndarray]]:
-        """What can be read of all calls, in the order of time, each as it will be kept and as a record."""
-        core, settings, latest = self._core, self.settings, self._clock() + self.settings.future
-
-        def refuse(c: int, i: int, kind: str, cause: str) -> None:
-            refused[c][i] = cause
-            core.counts[f"refused: {kind}"] += 1
-
-        encoded = []
-        for c, call in enumerate(calls):
-            for i, event in enumerate(call.argument):
-                try:
-                    row = core.encode(event)
-                except BadEvent as error:
-                    refuse(c, i, "not usable", str(error))
-                    continue
-                if event.time > latest:
-                    late = f"time={event.time!r} is more than future={settings.future} seconds ahead of the clock"
-                    refuse(c, i, "in the future", late)
-                    continue
-                # What depended on the events before is written out.
-                offset = int(row["utc_offset"])
-                encoded.append((dataclasses.replace(event, user=str(event.user), utc_offset=offset), row, c, i))
-        encoded.sort(key=lambda each: each[1]["time"])  # stable: those of one time in the order they came
-        accepted: list[tuple[Event, np.ndarray]] = []
-        new: set[str] = set()
-        for event, row, c, i in encoded:
-            number = core.users.get(event.user)
-            if number is None and event.user not in new:
-                if len(core.users) + len(new) >= settings.users:
-                    refuse(c, i, "no room", f"there is room for {settings.users:,} users; raise `users`")
-                    continue
-                new.add(event.user)
-            if number is not None and not core.users.accepts(number, int(row["time"])):
-                cause = f"time={event.time!r} is more than lateness={settings.lateness} seconds behind the user's"
-                refuse(c, i, "late", f"{cause} newest event")
-                continue
-            accepted.append((event, row))
-        return accepted
 
     def _recommend(self, calls: Sequence[Call]) -> None:
         now, asked, good = self._clock(), [], []

@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: events, requests, recommendations, in the caller's own ids."""
+"""What goes into the engine and what comes out, in the caller's own ids."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Request:
     """Who asks, when, where, and what may be answered.
 
     time, utc_offset, place, context: of the request. What the model does not read of them changes no score.
-    Not given: the time is now, offset and place are those of the user's last event, context is missing.
+    Not given: the time is now, the offset that of the user's last event, place and context are unknown.
     exclude_seen: leave out items of the user's events. allow: only these items. deny: none of these.
     within_km: only items not farther than this from `place`; items of unknown place are left out.
     where: only items whose field has one of the values, by field (categorical or multi).

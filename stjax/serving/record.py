@@ -28,8 +28,12 @@ class Record:
         self.folder = folder
         self._about = json.loads(json.dumps(about))
         self._journal = Journal(folder / "journal", sync=sync)
-        self._snapshots = Snapshots(folder / "snapshots")
-        self._check()
+        try:
+            self._snapshots = Snapshots(folder / "snapshots")
+            self._check()
+        except BaseException:
+            self._journal.close()
+            raise
 
     def append(self, events: Sequence[Event]) -> None:
         """Keep accepted events. Raises JournalError, and then has kept none."""
@@ -61,9 +65,17 @@ class Record:
         arrays, names = _captured(core)
         return self._journal.last, arrays, {**self._about, "names": names}
 
+    @property
+    def last(self) -> int:
+        """Number of events that were ever kept."""
+        return self._journal.last
+
     def save(self, sequence: int, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-        """Write a snapshot, then drop the part of the journal that no snapshot needs."""
+        """Write a snapshot; other methods may be called meanwhile."""
         self._snapshots.save(sequence, arrays, about)
+
+    def trim(self) -> None:
+        """Drop the part of the journal that no snapshot needs."""
         if (oldest := self._snapshots.oldest) is not None:
             self._journal.discard(oldest)
 
@@ -86,8 +98,8 @@ class Record:
         for key, mine in self._about.items():
             if about.get(key) != mine:
                 raise UserError(
-                    f"the folder {self.folder} is of another model: its {key} is {about.get(key)!r}, here it is"
-                    f" {mine!r}; use that model, or choose another folder"
+                    f"the folder {self.folder} is of another model: its {key} is {about.get(key)!r},"
+                    f" this one's is {mine!r}; use that model, or choose another folder"
                 )
 
 
@@ -120,13 +132,15 @@ def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     states = jax.tree.leaves(core.slots.rows(range(count)))
     seen = [sorted(users.seen.get(user, ())) for user in range(count)]
     pending = [row for user in range(count) for row in users.pending.get(user, [])]
-    arrays = {f"state_{i:03}": leaf for i, leaf in enumerate(states)}
-    arrays |= {name: getattr(users, name)[:count].copy() for name in ("newest", "floor", "utc_offset", "place")}
+    arrays = {f"state_{i:03}": _plain(leaf) for i, leaf in enumerate(states)}
+    arrays |= {
+        name: getattr(users, name)[:count].copy() for name in ("newest", "floor", "utc_offset", "place")
+    }
     arrays |= {
         "stored": core.slots.known[:count].copy(),
         "seen": np.asarray([item for own in seen for item in own], np.int32),
         "seen_count": np.asarray([len(own) for own in seen], np.int64),
-        "pending": np.asarray(pending, core.codec.row),
+        "pending": np.array(pending, core.codec.row).view(np.uint8),
         "pending_count": np.asarray([len(users.pending.get(u, [])) for u in range(count)], np.int64),
     }
     return arrays, list(users.names)
@@ -140,9 +154,15 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], names: Sequence[str])
         getattr(users, name)[:count] = arrays[name]
     own = np.split(arrays["seen"], np.cumsum(arrays["seen_count"])[:-1])
     users.seen = {user: set(items.tolist()) for user, items in enumerate(own) if len(items)}
-    rows = np.split(arrays["pending"], np.cumsum(arrays["pending_count"])[:-1])
+    pending = arrays["pending"].view(core.codec.row)
+    rows = np.split(pending, np.cumsum(arrays["pending_count"])[:-1])
     users.pending = {user: list(some) for user, some in enumerate(rows) if len(some)}
-    states = jax.tree.structure(core.slots.states)
-    leaves = [arrays[f"state_{i:03}"] for i in range(states.num_leaves)]
+    leaves, structure = jax.tree.flatten(core.slots.states)
     stored = np.flatnonzero(arrays["stored"])
-    core.slots.load(stored, jax.tree.unflatten(states, [leaf[stored] for leaf in leaves]))
+    saved = [arrays[f"state_{i:03}"].view(leaf.dtype)[stored] for i, leaf in enumerate(leaves)]
+    core.slots.load(stored, jax.tree.unflatten(structure, saved))
+
+
+def _plain(x: np.ndarray) -> np.ndarray:
+    """With a dtype that files know: bfloat16 and the like as integers of their size."""
+    return x if x.dtype.kind in "biuf" else x.view(f"u{x.dtype.itemsize}")

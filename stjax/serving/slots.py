@@ -31,7 +31,7 @@ class Slots:
         self._now = 0
         self.evictions = 0
 
-    def source(self, users: Sequence[int], batch: int) -> np.ndarray:
+    def source(self, users: Sequence[int] | np.ndarray, batch: int) -> np.ndarray:
         """The slots from which to read the users' states, int32 (batch,), filled up with the cold one, which
         is also that of user NOWHERE.
 
@@ -49,7 +49,7 @@ class Slots:
         found[: len(own)] = np.where(slot == NOWHERE, self.capacity, slot)
         return found
 
-    def target(self, users: Sequence[int], batch: int) -> np.ndarray:
+    def target(self, users: Sequence[int] | np.ndarray, batch: int) -> np.ndarray:
         """The slots into which to write the users' states, int32 (batch,), filled up with none; new users get
         one. To be called after `source` of the same users."""
         own = np.asarray(users, np.int64)
@@ -64,7 +64,7 @@ class Slots:
         """bool (users,), who has a state, here or there."""
         return self._stored | (self.slot != NOWHERE)
 
-    def rows(self, users: Sequence[int]) -> States:
+    def rows(self, users: Sequence[int] | np.ndarray) -> States:
         """The states of some users as NumPy arrays, wherever they are; zeros for one that has none."""
         own = np.asarray(users, np.int64)
         slot = self.slot[own]
@@ -72,7 +72,7 @@ class Slots:
         self._store(slot[there])
         return jax.tree.map(lambda x: x[own], self._host)
 
-    def load(self, users: Sequence[int], rows: States) -> None:
+    def load(self, users: Sequence[int] | np.ndarray, rows: States) -> None:
         """Set the states of users that are not on the device."""
         own = np.asarray(users, np.int64)
         if (self.slot[own] != NOWHERE).any():

@@ -7,6 +7,7 @@ typed overrides, so no field is declared twice.
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import math
 import os
@@ -120,6 +121,34 @@ def resolve(value: Any) -> Any:
     if hasattr(value, "__qualname__"):  # functions and classes, e.g. a dtype or an initializer
         return f"{value.__module__}.{value.__qualname__}"
     return str(value)
+
+
+def unresolve(saved: Any, like: Any) -> Any:
+    """The object of which `resolve` gave `saved`. like: the same before overrides, for what JSON cannot hold.
+
+    Raises ConfigError for a class that can no longer be imported, or has other fields now.
+    """
+    if resolve(like) == saved:
+        return like
+    if isinstance(saved, Mapping) and "type" in saved:
+        module, _, name = str(saved["type"]).rpartition(".")
+        try:
+            kind = getattr(importlib.import_module(module), name)
+            fields = {n: unresolve(v, getattr(like, n, None)) for n, v in saved.items() if n != "type"}
+            return kind(**fields)
+        except (ImportError, AttributeError, TypeError) as error:
+            raise ConfigError(f"{saved['type']} of a saved config cannot be made again: {error}") from error
+    if isinstance(saved, Mapping):
+        inner = like if isinstance(like, Mapping) else {}
+        return {key: unresolve(value, inner.get(key)) for key, value in saved.items()}
+    if isinstance(saved, (list, tuple)):
+        old = like if isinstance(like, (list, tuple)) and len(like) == len(saved) else [None] * len(saved)
+        return tuple(unresolve(value, before) for value, before in zip(saved, old, strict=True))
+    if isinstance(saved, str) and saved in ("inf", "-inf", "nan") and isinstance(like, float):
+        return float(saved)
+    if isinstance(saved, str) and isinstance(like, Path):
+        return Path(saved)
+    return saved
 
 
 def differences(old: Any, new: Any, path: str = "") -> list[str]:

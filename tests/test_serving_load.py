@@ -1,0 +1,96 @@
+"""From a run folder of train.py to an engine that answers as the evaluator would."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import train
+from stjax.data.protocols import TEST
+from stjax.errors import CheckpointError, ConfigError
+from stjax.events import FIRST, Query
+from stjax.nn import GRU, ConcatFusion, Recommender, Retrieval, TimeEmbed
+from stjax.serving import Engine, Request
+from stjax.serving.load import load_experiment, load_run
+from stjax.serving.settings import Settings, Shapes
+from stjax.training import load_config
+from stjax.training.config import resolve, unresolve
+from stjax.training.report import make_scores
+
+CONFIG = "tests/configs/served.py"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of seconds, with an override that its config file does not know."""
+    folder = tmp_path_factory.mktemp("served")
+    log = ["--source.folder", str(folder)]
+    more = ["--model.head.known", "time", "--model.fusion.features", "13"]
+    assert train.main([CONFIG, "--workdir", str(folder / "run"), *log, *more]) == 0
+    return folder / "run"
+
+
+def test_the_experiment_is_that_of_the_command(run: Path) -> None:
+    experiment = load_experiment(run)
+    assert experiment.model.known == ("time",)
+    assert experiment.model.fusion == ConcatFusion(13)
+    assert json.loads(json.dumps(resolve(experiment))) == json.loads((run / "config.json").read_text())
+
+
+def test_the_engine_answers_as_the_evaluator_does(run: Path) -> None:
+    """At the last event of each user: the engine has read all before it."""
+    trained = load_run(run)
+    dataset = trained.dataset
+    items = dataset.schema.items - FIRST
+    shapes = Shapes(batches=(1, 7), chunks=(1, 4), tops=(items,))
+    engine = Engine.load(run, settings=Settings(capacity=5, users=60, shapes=shapes), history=False)
+    scores, names = make_scores(trained.model), dataset.store.vocabulary("user").to_list()
+    for question in dataset.questions(TEST, 64, 8):
+        query = Query.of(question.target, trained.model.known)
+        expected = np.asarray(scores(trained.params, question.history, query, trained.catalogue))[:, FIRST:]
+        for b in np.flatnonzero(question.real):
+            user = names[int(dataset.store.user_of(question.row[b : b + 1])[0])]
+            rows = np.arange(dataset.store.offsets[dataset.store.user_of(question.row[b])], question.row[b])
+            own = dataset.gather(rows[None], np.ones((1, len(rows)), bool))[0]
+            core = engine._core
+            core.apply((user, record) for record in core.codec.records(own))
+            now = float(question.target.time[b] + dataset.schema.epoch)
+            found = engine.recommend([Request(user, now, int(question.target.utc_offset[b]))], items)[0]
+            ids = [trained.vocabulary["item"].id(item) - FIRST for item in found.items]
+            np.testing.assert_allclose(found.scores, expected[b][ids], atol=1e-4)
+
+
+def test_users_begin_with_their_history(run: Path, tmp_path: Path) -> None:
+    settings = Settings(capacity=7, users=60, shapes=Shapes((1, 7), (1, 4), (10,)))
+    requests = [Request(f"{user}", 5e8) for user in range(41)]
+    with Engine.load(run, settings=settings, folder=tmp_path / "state") as engine:
+        assert engine.status()["users"] == 41
+        before = engine.recommend(requests, 5)
+        assert len({tuple(each.items) for each in before}) > 5
+    with Engine.load(run, settings=settings, folder=tmp_path / "state") as engine:
+        for one, two in zip(before, engine.recommend(requests, 5), strict=True):
+            assert one.items == two.items
+            np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
+
+
+def test_what_cannot_be_loaded_is_told(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="not a run folder"):
+        load_run(tmp_path)
+
+
+def test_configs_come_back_from_json() -> None:
+    for name in ("nyc", "movielens", "frappe", "synthetic", "nyc_ensemble"):
+        experiment = load_config(f"configs/{name}.py")
+        saved = json.loads(json.dumps(resolve(experiment)))
+        assert unresolve(saved, experiment) is experiment
+        other = dataclasses.replace(experiment, model=Recommender(encoders={"time": TimeEmbed(7)}))
+        assert resolve(unresolve(saved, other)) == resolve(experiment)
+    model = Recommender(fusion=ConcatFusion(5), interest=GRU(), head=Retrieval(known=("time",)))
+    saved = json.loads(json.dumps(resolve(model)))
+    saved["interest"]["type"] = "stjax.nn.interest.gru.Gone"
+    with pytest.raises(ConfigError, match="Gone"):
+        unresolve(saved, Recommender())

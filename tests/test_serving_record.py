@@ -1,0 +1,137 @@
+"""What was acknowledged is in the state after any end of the process, once."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stjax.errors import UserError
+from stjax.serving import Event
+from stjax.serving.journal import JournalError
+from tests.counting import counting, counts, expected, last, stream
+from tests.serving import assert_equal, parts, plain, request, start
+from tests.serving import stream as rich_stream
+
+ROOT = Path(__file__).parents[1]
+WHO = [f"u{k}" for k in range(8)]
+
+
+def assert_holds(engine, events) -> None:
+    for user in WHO:
+        assert counts(engine, user) == expected(events, user)
+        own = [event.item for event in events if event.user == user]
+        assert last(engine, user) == (own[-1] if own else None)
+
+
+def test_an_engine_goes_on_where_the_one_before_stood(tmp_path: Path) -> None:
+    events = stream(101)
+    for at in range(0, 100, 20):
+        engine = counting(tmp_path, snapshot_every=33)
+        assert engine.status()["events"] == at
+        for k in range(at, at + 20, 5):
+            engine.observe(events[k : k + 5])
+        assert_holds(engine, events[: at + 20])
+        engine.close()
+    with counting(tmp_path) as engine:
+        assert_holds(engine, events[:100])
+        assert 0 < engine.status()["counts"]["events read again at the start"] < 67
+        engine.observe(events[100:])
+        assert_holds(engine, events)
+
+
+def test_states_pending_events_and_what_was_seen_are_restored(tmp_path: Path) -> None:
+    """With a snapshot in the middle, events that wait for late ones, and evicted users."""
+    made, events = parts(plain(known=("time", "scene"))), rich_stream(90, ties=0.4)
+    engine = start(made, folder=tmp_path, capacity=3, lateness=3600)
+    engine.observe(events[:50])
+    engine.save()
+    engine.observe(events[50:70])
+    before = engine.recommend([request(f"user{k}", exclude_seen=True) for k in range(2, 9)])
+    engine.close()
+    with start(made, folder=tmp_path, capacity=3, lateness=3600) as engine:
+        after = engine.recommend([request(f"user{k}", exclude_seen=True) for k in range(2, 9)])
+        for one, two in zip(before, after, strict=True):
+            assert one.items == two.items
+            np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
+        engine.observe(events[70:])
+        assert_equal(engine, made, events, [request(f"user{k}", k) for k in range(2, 10)])
+
+
+def test_it_may_be_killed_at_any_moment(tmp_path: Path) -> None:
+    acknowledged, environment = 0, os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    random = np.random.default_rng(5)
+    for _ in range(6):
+        command = [sys.executable, "-m", "tests.counting", str(tmp_path)]
+        with subprocess.Popen(
+            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
+            assert process.stdout is not None
+            began = int(process.stdout.readline())
+            assert began >= acknowledged
+            for _ in range(int(random.integers(20, 60))):
+                acknowledged = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+            acknowledged = max([acknowledged, *map(int, process.stdout.read().split("\n")[:-1])])
+    with counting(tmp_path) as engine:
+        total = engine.status()["events"]
+        assert total >= acknowledged > 300
+        assert_holds(engine, stream(total))
+
+
+def test_a_full_disk_accepts_nothing_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events, engine, write = stream(30), counting(tmp_path), os.write
+    engine.observe(events[:10])
+
+    def full(file: int, data) -> int:
+        write(file, bytes(data)[:7])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        with pytest.raises(JournalError, match="space"):
+            engine.observe(events[10:20])
+        assert_holds(engine, events[:10])  # it answers on
+    engine.observe(events[10:])
+    assert_holds(engine, events)
+    engine.close()
+    with counting(tmp_path) as engine:
+        assert_holds(engine, events)
+
+
+def test_a_torn_last_record_is_cut_off(tmp_path: Path) -> None:
+    events, engine = stream(30), counting(tmp_path)
+    engine.observe(events[:20])
+    engine.observe(events[20:])
+    engine.close()
+    segment = max((tmp_path / "journal").glob("*[0-9]*"))
+    with open(segment, "r+b") as file:
+        file.truncate(segment.stat().st_size - 3)
+    with counting(tmp_path) as engine:
+        assert_holds(engine, events[:20])
+        assert engine.status()["counts"]["journal bytes cut off: not acknowledged"] > 0
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
+    engine = start(parts(plain()), folder=tmp_path)
+    engine.observe(rich_stream(5))
+    engine.save()
+    engine.close()
+    with pytest.raises(UserError, match=r"another model.*version is 'model@.*choose another folder"):
+        start(parts(plain(), seed=1), folder=tmp_path)
+
+
+def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
+    with counting(tmp_path) as engine:
+        with pytest.raises(UserError, match=str(os.getpid())):
+            counting(tmp_path)
+        engine.observe([Event("u1", "i1", 5e5)])
+        assert counts(engine, "u1") == {"i1": 1}
