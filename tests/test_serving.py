@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from stjax.nn import Ensemble
+from stjax.serving.settings import Shapes
 from tests.library import INTERESTS
-from tests.serving import assert_equal, build, parts, plain, request, start, stream
+from tests.serving import ALL, assert_equal, build, parts, plain, request, start, stream
 
 USERS = [f"user{k}" for k in range(2, 10)]  # the last one never does anything
 
@@ -36,7 +37,8 @@ def test_answers_are_those_of_the_forward_pass(interest: str) -> None:
 
 def test_everything_at_once() -> None:
     made = parts(build(interest=INTERESTS["hstu-bias"]))
-    events, engine = stream(61, users=5), start(made, capacity=3)
+    few = Shapes(batches=(3,), chunks=(4,), tops=(ALL,))  # it takes long to compile
+    events, engine = stream(61, users=5), start(made, capacity=3, shapes=few)
     for k, call in enumerate(in_calls(events, 2)):
         engine.observe(call)
         if k % 4 == 0:  # between the events, too
