@@ -158,12 +158,15 @@ class Catalogue:
     place: float32 (V, 2) degrees of each item, V = schema.items, NaN where unknown; so for PADDING, UNSEEN.
     items, users: their fields, V and schema.users rows.
     schema: static; modules read the sizes of their embedding tables from it.
+    count: int32 scalar, how many of the rows are in use, where a server has reserved rows for items that
+    training has not seen: then there are V > schema.items rows. Otherwise None.
     """
 
     place: Array
     schema: Schema = field(metadata={"static": True})
     items: Attributes = field(default_factory=Attributes)
     users: Attributes = field(default_factory=Attributes)
+    count: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -63,7 +63,7 @@ def parts(model: Recommender, seed: int = 0) -> tuple[Recommender, Any, Catalogu
     """Model, parameters, catalogue and vocabularies, as an engine takes them."""
     batch, catalogue = random_batch(2, 3, seed)
     params = random_parameters(model, batch, catalogue, method="loss", seed=seed)["params"]
-    return model, params, jax.tree.map(np.asarray, catalogue), vocabularies()
+    return model, params, jax.tree.map(np.array, catalogue), vocabularies()
 
 
 def start(made: Sequence[Any], clock: float = 2e9, folder: Any = None, **settings: Any) -> Engine:

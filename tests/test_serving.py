@@ -7,9 +7,10 @@ import pytest
 
 from stjax.nn import Ensemble
 from stjax.serving.settings import Shapes
-from tests.library import INTERESTS
+from tests.library import ENCODERS, INTERESTS
 from tests.serving import ALL, assert_equal, build, parts, plain, request, start, stream
 
+FEW = Shapes(batches=(3,), chunks=(4,), tops=(ALL,))  # compiling takes most of the time
 USERS = [f"user{k}" for k in range(2, 10)]  # the last one never does anything
 
 
@@ -26,7 +27,7 @@ def in_calls(events: list, seed: int, most: int = 9) -> list[list]:
 @pytest.mark.parametrize("interest", INTERESTS)
 def test_answers_are_those_of_the_forward_pass(interest: str) -> None:
     made = parts(plain(INTERESTS[interest], known=("time", "place", "scene")))
-    events, engine = stream(83), start(made, capacity=3)
+    events, engine = stream(83), start(made, capacity=3, shapes=FEW)
     for call in in_calls(events, 1):
         backwards = sorted(call, key=lambda event: -event.time)  # stable: ties in time keep their order
         done = engine.observe(backwards)
@@ -36,9 +37,10 @@ def test_answers_are_those_of_the_forward_pass(interest: str) -> None:
 
 
 def test_everything_at_once() -> None:
-    made = parts(build(interest=INTERESTS["hstu-bias"]))
-    few = Shapes(batches=(3,), chunks=(4,), tops=(ALL,))  # it takes long to compile
-    events, engine = stream(61, users=5), start(made, capacity=3, shapes=few)
+    looking_back = ("windows", "rhythm", "home", "profile", "user")
+    encoders = {name: ENCODERS[name] for name in looking_back}
+    made = parts(build(encoders, interest=INTERESTS["hstu-bias"]))
+    events, engine = stream(61, users=5), start(made, capacity=3, shapes=FEW)
     for k, call in enumerate(in_calls(events, 2)):
         engine.observe(call)
         if k % 4 == 0:  # between the events, too
@@ -49,6 +51,6 @@ def test_everything_at_once() -> None:
 
 def test_an_ensemble() -> None:
     made = parts(Ensemble(plain(), 2))
-    events, engine = stream(29), start(made, capacity=3)
+    events, engine = stream(29), start(made, capacity=3, shapes=FEW)
     engine.observe(events)
     assert_equal(engine, made, events, [request(user, k) for k, user in enumerate(USERS)])

@@ -78,7 +78,7 @@ class Retrieval(nn.Module):
         """
         z, prior = self.output(u, table.shape[1], train)
         near = self._near(u.reshape(-1, u.shape[-1]), now.place.reshape(-1, 2), catalogue)
-        bias, flat, weights = self.bias(table.shape[0]), target.reshape(-1), weight.reshape(-1)
+        bias, flat, weights = self.bias(catalogue), target.reshape(-1), weight.reshape(-1)
         z = z.reshape(-1, *z.shape[-2:])
         side, sums = self._side_losses(u, target, weight, catalogue)
         mixture = None
@@ -104,7 +104,7 @@ class Retrieval(nn.Module):
         u: (B, D), one request a row; now: (B, 1). Returns (B, V).
         """
         z, prior = self.output(u, table.shape[1])
-        near, bias = self._near(u, now.place[:, 0], catalogue), self.bias(table.shape[0])
+        near, bias = self._near(u, now.place[:, 0], catalogue), self.bias(catalogue)
         each = [
             jax.nn.log_softmax(softmax.catalogue_logits(z[:, k], table, bias, FIRST, near))
             + prior[:, k, None]
@@ -187,11 +187,20 @@ class Output(nn.Module):
 
 
 class ItemBias(nn.Module):
-    """One learned number per item: its popularity beyond what the vectors say."""
+    """One learned number per item: its popularity beyond what the vectors say.
+
+    Of items that training has not seen, the mean of all; of rows that are not in use, -inf.
+    """
 
     @nn.compact
-    def __call__(self, items: int) -> jax.Array:
-        return self.param("bias", nn.initializers.zeros, (items,))
+    def __call__(self, catalogue: Catalogue) -> jax.Array:
+        """(V,)"""
+        bias = self.param("bias", nn.initializers.zeros, (catalogue.schema.items,))
+        rows = catalogue.place.shape[0]
+        if catalogue.count is None:
+            return bias
+        bias = jnp.concatenate([bias, jnp.full(rows - len(bias), bias[FIRST:].mean())])
+        return jnp.where(jnp.arange(rows) < catalogue.count, bias, -jnp.inf)
 
 
 class Side(nn.Module):

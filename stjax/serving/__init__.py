@@ -1,6 +1,6 @@
 """Real time: states of users on the device, events in, recommendations out."""
 
 from stjax.serving.engine import Engine, Observed
-from stjax.serving.messages import Event, Recommendation, Request
+from stjax.serving.messages import Event, Item, Recommendation, Request
 
-__all__ = ["Engine", "Event", "Observed", "Recommendation", "Request"]
+__all__ = ["Engine", "Event", "Item", "Observed", "Recommendation", "Request"]

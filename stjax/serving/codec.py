@@ -59,13 +59,13 @@ class Codec:
         that cannot be used and so are unknown.
         """
         row = self.missing.copy()
-        row["item"] = self._known("item", check_id("item", event.item))
+        row["item"] = self.known("item", check_id("item", event.item))
         row["user"] = self.vocabulary["user"].id(check_id("user", event.user))
         row["time"] = self.time(event.time)
         row["utc_offset"] = utc_offset if event.utc_offset is None else check_offset(event.utc_offset)
         row["place"] = self.place(event.place)
         for name, value in event.context.items():
-            row[f"field {name}"] = self._value(self._field(name), value)
+            row[f"field {name}"] = self.value(self._field(name), value)
         return row
 
     def time(self, seconds: Any) -> int:
@@ -100,7 +100,7 @@ class Codec:
         f = self._field(name)
         if f.kind != "categorical":
             raise BadEvent(f"context field {name!r} is {f.kind}; a request has categorical ones only")
-        return self._value(f, value)
+        return self.value(f, value)
 
     def events(self, rows: np.ndarray, valid: np.ndarray) -> Events:
         """Records (...,), of any shape, as Events."""
@@ -133,7 +133,8 @@ class Codec:
         """Raises BadEvent where the log has no such event field."""
         self._field(name)
 
-    def _known(self, name: str, text: str) -> int:
+    def known(self, name: str, text: str) -> int:
+        """The id of a text; one that training has not seen is counted."""
         vocabulary = self.vocabulary[name]
         if text and text not in vocabulary:
             self.counts[f"{name}: unseen"] += 1
@@ -144,20 +145,21 @@ class Codec:
             raise BadEvent(f"no context field {name!r}; the model's log has {sorted(self.fields)}")
         return self.fields[name]
 
-    def _value(self, f: Field, value: Any) -> Any:
+    def value(self, f: Field, value: Any) -> Any:
+        """What a field that is not `multi` keeps of a value. Raises BadEvent."""
         if f.kind == "categorical":
             if value is not None and not isinstance(value, (str, int)):
-                raise BadEvent(f"context field {f.name}={value!r} must be text")
-            return self._known(f.name, "" if value is None else str(value))
+                raise BadEvent(f"field {f.name}={value!r} must be text")
+            return self.known(f.name, "" if value is None else str(value))
         width = f.size if f.kind == "vector" else 1
         try:
             numbers = np.asarray(np.nan if value is None else value, np.float32).reshape(-1)
         except (TypeError, ValueError):
-            raise BadEvent(f"context field {f.name}={value!r} must be numbers") from None
+            raise BadEvent(f"field {f.name}={value!r} must be numbers") from None
         if value is None:
             return np.full(width, np.nan, np.float32) if f.kind == "vector" else np.nan
         if len(numbers) != width:
-            raise BadEvent(f"context field {f.name} has {len(numbers)} numbers, the model reads {width}")
+            raise BadEvent(f"field {f.name} has {len(numbers)} numbers, the model reads {width}")
         if not np.isfinite(numbers).all():
             self.counts[f"{f.name}: not a number"] += 1
             numbers = np.full(width, np.nan, np.float32)

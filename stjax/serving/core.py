@@ -15,7 +15,8 @@ from flax import linen as nn
 from stjax.events import Catalogue, Query
 from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, stacked
 from stjax.serving.filters import ItemBits
-from stjax.serving.messages import Event, Recommendation, Request
+from stjax.serving.items import Items
+from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.programs import Filters, Programs, fitting, no_filters
 from stjax.serving.settings import Settings
 from stjax.serving.slots import NOWHERE, Slots
@@ -50,11 +51,15 @@ class Core:
         self.settings, self.version = settings, version
         self.known: tuple[str, ...] = tuple(model.known)  # pyright: ignore[reportAttributeAccessIssue]
         self._context = [name for name in self.known if name not in ("time", "place")]
+        # Its own, since new items are added to it.
+        vocabulary = {**vocabulary, "item": Vocabulary(vocabulary["item"].texts)}
         self.vocabulary = vocabulary
         self.codec = Codec(catalogue.schema, vocabulary)
         self.programs = Programs(model, settings.capacity, settings.shapes)
-        self.weights = self.programs.weights(params, catalogue)
-        self.bits = ItemBits(jax.tree.map(np.asarray, catalogue), vocabulary)
+        catalogue = jax.tree.map(np.asarray, catalogue)
+        self.catalogue = Items(catalogue, self.codec, settings.spare_items)
+        self.weights = self.programs.weights(params, self.catalogue.catalogue)
+        self.bits = ItemBits(self.catalogue.catalogue, vocabulary)
         self.slots = Slots(self.programs, settings.users)
         self.users = Users(settings.users, settings.lateness, settings.waiting)
         self.counts: Counter[str] = Counter()
@@ -74,6 +79,15 @@ class Core:
             lambda batch: self._query([nobody], batch),
             self.settings.waiting if self.settings.lateness else 0,
         )
+
+    def add_item(self, item: Item) -> None:
+        """Use a row in reserve; `refresh` makes it known to the programs. Raises BadEvent."""
+        self.catalogue.add(item)
+
+    def refresh(self) -> None:
+        """Compute anew what depends on the catalogue."""
+        self.weights = self.programs.weights(self.weights.params, self.catalogue.catalogue)
+        self.bits = ItemBits(self.catalogue.catalogue, self.vocabulary)
 
     def encode(self, event: Event) -> np.ndarray:
         """An event as a record of ids and numbers. Raises BadEvent."""

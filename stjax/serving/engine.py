@@ -21,7 +21,7 @@ from stjax.serving.codec import BadEvent
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
 from stjax.serving.load import load_run, read_history
-from stjax.serving.messages import Event, Recommendation, Request
+from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
 from stjax.serving.vocabulary import Vocabulary
@@ -129,6 +129,14 @@ class Engine:
             )
         return self._combiner("recommend", (list(requests), k))
 
+    def add_items(self, items: Sequence[Item]) -> None:
+        """Items that training has not seen, by their content: they can be observed and answered at once.
+
+        A model scores them by their fields and place, with the popularity of an average item. Raises BadEvent
+        for an item that is known or cannot be used; those before it are added.
+        """
+        self._combiner.exclusively(lambda: self._add_items(items))
+
     def warm_up(self) -> float:
         """Compile all that will be called. Returns the seconds that took."""
         begin = time.perf_counter()
@@ -208,6 +216,15 @@ class Engine:
         self._unsaved += len(accepted)
         for call, causes in zip(calls, admitted.refused, strict=True):
             call.finish(Observed(len(call.argument) - len(causes), causes))
+
+    def _add_items(self, items: Sequence[Item]) -> None:
+        try:
+            for item in items:
+                self._core.add_item(item)
+                if self._record is not None:
+                    self._record.append([item])
+        finally:
+            self._core.refresh()
 
     def _recommend(self, calls: Sequence[Call]) -> None:
         now, asked, good = self._clock(), [], []

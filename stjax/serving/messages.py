@@ -29,6 +29,19 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
+class Item:
+    """An item that training has not seen, by its content.
+
+    place: degrees; None where unknown. fields: item fields by name: text of categorical, lists of texts of
+    multi, numbers of numeric, lists of numbers of vector fields.
+    """
+
+    id: str
+    place: Place | None = None
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """Who asks, when, where, and what may be answered.
 

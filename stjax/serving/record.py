@@ -15,7 +15,7 @@ import numpy as np
 from stjax.errors import UserError
 from stjax.serving.core import Core
 from stjax.serving.journal import Journal
-from stjax.serving.messages import Event
+from stjax.serving.messages import Event, Item
 from stjax.serving.snapshots import Snapshots
 
 AT_ONCE = 4096  # events that are read again together
@@ -35,24 +35,31 @@ class Record:
             self._journal.close()
             raise
 
-    def append(self, events: Sequence[Event]) -> None:
-        """Keep accepted events. Raises JournalError, and then has kept none."""
-        self._journal.append([_written(event) for event in events])
+    def append(self, entries: Sequence[Event | Item]) -> None:
+        """Keep accepted events or new items. Raises JournalError, and then has kept none."""
+        self._journal.append([_written(entry) for entry in entries])
 
     def recover(self, core: Core) -> int:
         """Bring an engine without users to where the record ends. Returns the events since the snapshot."""
         snapshot, after = self._snapshots.latest(self._accept), 0
         if snapshot is not None:
-            _restore(core, snapshot.arrays, snapshot.about["names"])
+            _restore(core, snapshot.arrays, snapshot.about)
             after = snapshot.sequence
         counted, waiting = 0, []
         for _, record in self._journal.read(after):
-            waiting.append(_event(record))
+            entry = _entry(record)
             counted += 1
+            if isinstance(entry, Item):  # events after it may be of it
+                _apply(core, waiting)
+                core.add_item(entry)
+                waiting = []
+            else:
+                waiting.append(entry)
             if len(waiting) == AT_ONCE:
                 _apply(core, waiting)
                 waiting = []
         _apply(core, waiting)
+        core.refresh()
         # The repairs of events that are read again were counted when they came.
         core.codec.counts.clear()
         core.counts["events read again at the start"] = counted
@@ -63,7 +70,8 @@ class Record:
     def captured(self, core: Core) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
         """A copy of all users and states, for `save`."""
         arrays, names = _captured(core)
-        return self._journal.last, arrays, {**self._about, "names": names}
+        added = [dataclasses.astuple(item) for item in core.catalogue.added]
+        return self._journal.last, arrays, {**self._about, "names": names, "added": added}
 
     @property
     def last(self) -> int:
@@ -112,13 +120,15 @@ def digest(params: Any) -> str:
     return digest.hexdigest()[:8]
 
 
-def _written(event: Event) -> bytes:
-    return json.dumps(dataclasses.astuple(event), separators=(",", ":")).encode()
+def _written(entry: Event | Item) -> bytes:
+    kind = "event" if isinstance(entry, Event) else "item"
+    return json.dumps([kind, *dataclasses.astuple(entry)], separators=(",", ":")).encode()
 
 
-def _event(record: bytes) -> Event:
-    user, item, time, utc_offset, place, context = json.loads(record)
-    return Event(user, item, time, utc_offset, None if place is None else tuple(place), context)
+def _entry(record: bytes | memoryview) -> Event | Item:
+    kind, *fields = json.loads(bytes(record))
+    entry = Event(*fields) if kind == "event" else Item(*fields)
+    return entry if entry.place is None else dataclasses.replace(entry, place=tuple(entry.place))
 
 
 def _apply(core: Core, events: Sequence[Event]) -> None:
@@ -146,8 +156,12 @@ def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     return arrays, list(users.names)
 
 
-def _restore(core: Core, arrays: Mapping[str, np.ndarray], names: Sequence[str]) -> None:
-    users, count = core.users, len(names)
+def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    users, names = core.users, about["names"]
+    count = len(names)
+    for fields in about["added"]:
+        core.add_item(Item(*fields))
+    core.refresh()
     for name in names:
         users.add(name)
     for name in ("newest", "floor", "utc_offset", "place"):

@@ -33,6 +33,7 @@ class Settings:
     capacity: users whose states are on the device. users: in all, on the device or in host memory.
     lateness: seconds by which an event may come after a later one of its user. waiting: events of a user
     that wait for such, at most. future: seconds that a time may be ahead of the clock.
+    spare_items: rows for items that training has not seen, see `Engine.add_items`.
     sync: whether an event is on the disk, not just with the system, before it is acknowledged.
     snapshot_every: events after which the states are saved anew; the journal before that is then dropped.
     """
@@ -42,6 +43,7 @@ class Settings:
     lateness: int = 0
     waiting: int = 16
     future: int = 300
+    spare_items: int = 0
     shapes: Shapes = Shapes()
     sync: bool = True
     snapshot_every: int = 100_000
@@ -50,6 +52,6 @@ class Settings:
         for name in ("capacity", "users", "waiting", "snapshot_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("lateness", "future"):
+        for name in ("lateness", "future", "spare_items"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name}={getattr(self, name)} must be seconds, at least 0")
+                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
-from stjax.events import Catalogue
+from stjax.events import UNSEEN, Catalogue
 from stjax.nn.content.attributes import AttributeEmbed
 from stjax.nn.content.values import vocabulary_init
 from stjax.nn.space import PlaceEmbed
@@ -15,7 +16,8 @@ class ItemEmbed(nn.Module):
     """Items as vectors: a row of the table, plus embeddings of the catalogue's item fields and place.
 
     The same vectors represent the items of the history and, tied, the candidates of the answer, so that
-    an item with few events leans on its category and place.
+    an item with few events leans on its category and place. One that training has not seen (rows beyond
+    schema.items) has the row UNSEEN of the table, and so only its fields and place.
 
     attributes: whether the item fields are read. place: whether the place is.
     """
@@ -29,6 +31,9 @@ class ItemEmbed(nn.Module):
         """The vectors of all items: (V, D)."""
         schema = catalogue.schema
         table = self.param("table", vocabulary_init, (schema.items, self.features))
+        if more := catalogue.place.shape[0] - schema.items:
+            unseen = jnp.broadcast_to(table[UNSEEN], (more, self.features))
+            table = jnp.concatenate([table, unseen])
         if self.attributes:
             embed = AttributeEmbed(self.features)
             nn.share_scope(self, embed)  # the fields' parameters lie beside the table

@@ -1,0 +1,83 @@
+"""The catalogue of an engine: what training has seen, and rows in reserve for items that come later."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from stjax.events import MISSING, Attributes, Catalogue, Field
+from stjax.serving.codec import BadEvent, Codec, check_id
+from stjax.serving.messages import Item
+
+
+class Items:
+    """The catalogue as NumPy arrays, with `spare` rows after those that training has seen."""
+
+    def __init__(self, catalogue: Catalogue, codec: Codec, spare: int) -> None:
+        self._codec, self._words = codec, codec.vocabulary["item"]
+        self.spare = spare
+        self.catalogue = reserved(catalogue, spare) if spare else catalogue
+        self.added: list[Item] = []
+
+    def add(self, item: Item) -> None:
+        """Use one more row. Raises BadEvent for an item that cannot be used, and where no row is left.
+
+        What its fields say that training has not seen is counted, as for events.
+        """
+        name = check_id("item", item.id)
+        if name in self._words:
+            raise BadEvent(f"item {name!r} is in the catalogue already")
+        if len(self.added) >= self.spare:
+            raise BadEvent(
+                f"there is room for {self.spare:,} new items and {name!r} is one more: start the engine with"
+                " more `spare_items`"
+            )
+        fields = {f.name: f for f in self.catalogue.schema.fields if f.role == "item"}
+        if wrong := sorted(set(item.fields) - set(fields)):
+            raise BadEvent(f"item {name!r} has no field {wrong[0]!r}; the catalogue has {sorted(fields)}")
+        place = self._codec.place(item.place)
+        values = {field: self._value(fields[field], value) for field, value in item.fields.items()}
+        row = self._words.add(name)
+        self.catalogue.place[row] = place
+        for field, value in values.items():
+            column = getattr(self.catalogue.items, fields[field].kind)[field]
+            column[row] = value
+        # What is not a number is unknown, in the snapshots' JSON, too.
+        unknown = {n for n, v in values.items() if np.asarray(v).dtype.kind == "f" and np.isnan(v).any()}
+        self.added.append(dataclasses.replace(item, fields={**item.fields, **dict.fromkeys(unknown)}))
+        self.catalogue = dataclasses.replace(self.catalogue, count=np.int32(len(self._words)))
+
+    def _value(self, f: Field, value: Any) -> Any:
+        if f.kind != "multi":
+            return self._codec.value(f, value)
+        if isinstance(value, str) or len(value) > f.width:
+            raise BadEvent(f"item field {f.name}={value!r} must be a list of at most {f.width} texts")
+        ids = [self._codec.known(f.name, text) for text in value]
+        return np.asarray(ids + [MISSING] * (f.width - len(ids)), np.int32)
+
+
+def reserved(catalogue: Catalogue, spare: int) -> Catalogue:
+    """A copy with so many more rows of items, of which nothing is known."""
+
+    def longer(x: np.ndarray, missing: float) -> np.ndarray:
+        return np.concatenate([x, np.full((spare, *x.shape[1:]), missing, x.dtype)])
+
+    def all_of(columns: Mapping[str, np.ndarray], missing: float) -> dict[str, np.ndarray]:
+        return {name: longer(np.asarray(column), missing) for name, column in columns.items()}
+
+    own = catalogue.items
+    return dataclasses.replace(
+        catalogue,
+        place=longer(np.asarray(catalogue.place), math.nan),
+        items=Attributes(
+            categorical=all_of(own.categorical, MISSING),
+            multi=all_of(own.multi, MISSING),
+            numeric=all_of(own.numeric, math.nan),
+            vector=all_of(own.vector, math.nan),
+        ),
+        count=np.int32(catalogue.schema.items),
+    )
