@@ -27,6 +27,7 @@ ALLOWED = {
         "errors cache events metrics data baselines evaluation training",
         "jax numpy flax optax orbax tyro rich matplotlib tensorboardX",
     ),
+    "serving": ("errors events data ops training serving", "jax numpy flax optax"),
     "tune": ("errors data training tune", "jax optuna rich matplotlib"),
 }
 # The only file that names Grain; what it loads at import is tested below.
@@ -70,6 +71,7 @@ def test_imports_point_downwards(path: Path) -> None:
         ("stjax.nn", {"polars", "grain", "orbax", "tyro", "matplotlib", "tensorboardX"}),
         ("stjax.data.pipeline", {"grain", "orbax", "tyro", "flax", "matplotlib", "tensorboardX"}),
         ("stjax.training", {"grain", "matplotlib", "tensorboardX"}),
+        ("stjax.serving", {"grain", "matplotlib", "tensorboardX"}),
         ("jax, stjax.tune", {"optuna", "matplotlib", "flax"}),
     ],
 )

@@ -40,7 +40,7 @@ def main(items: int, size: int, calls: int, threads: int, graph: bool) -> None:
         "torch": lambda query: torch.topk(tensor @ torch.from_numpy(query[0]), K)[1].numpy(),
         "faiss flat": lambda query: flat.search(query, K)[1][0],
     }
-    found = {"items": items, "dimensions": size, "calls": calls, "threads": threads}
+    found: dict[str, Any] = {"items": items, "dimensions": size, "calls": calls, "threads": threads}
     if graph:
         index = faiss.IndexHNSWFlat(size, 32, faiss.METRIC_INNER_PRODUCT)
         begin = time.perf_counter()

@@ -49,6 +49,7 @@ class Core:
         version: str,
     ) -> None:
         self.settings, self.version = settings, version
+        self.tuned = False  # whether the parameters are others than at the start
         self.known: tuple[str, ...] = tuple(model.known)  # pyright: ignore[reportAttributeAccessIssue]
         self._context = [name for name in self.known if name not in ("time", "place")]
         # Its own, since new items are added to it.
@@ -88,6 +89,11 @@ class Core:
         """Compute anew what depends on the catalogue."""
         self.weights = self.programs.weights(self.weights.params, self.catalogue.catalogue)
         self.bits = ItemBits(self.catalogue.catalogue, self.vocabulary)
+
+    def swap(self, params: Any, version: str) -> None:
+        """Answer by other parameters of the same model from now on."""
+        self.weights = self.programs.weights(params, self.catalogue.catalogue)
+        self.version, self.tuned = version, True
 
     def encode(self, event: Event) -> np.ndarray:
         """An event as a record of ids and numbers. Raises BadEvent."""

@@ -14,16 +14,17 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
-from stjax.errors import UserError
+from stjax.errors import ConfigError, UserError
 from stjax.events import Catalogue
 from stjax.serving.admission import admit
-from stjax.serving.codec import BadEvent
+from stjax.serving.codec import BadEvent, Codec
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
 from stjax.serving.load import load_run, read_history
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
+from stjax.serving.tuning import Recent, Tuned, trained
 from stjax.serving.vocabulary import Vocabulary
 
 
@@ -61,15 +62,18 @@ class Engine:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self._clock = settings or Settings(), clock
-        self.version = f"{name}@{digest(params)}"
-        self._core = Core(model, params, catalogue, vocabulary, self.settings, self.version)
+        version = f"{name}@{digest(params)}"
+        self._core = Core(model, params, catalogue, vocabulary, self.settings, version)
+        self._name, self._model = name, model
+        self._tuning = threading.Lock()
+        self._before: tuple[Any, str] | None = None  # parameters and version before the last swap
         self._combiner = Combiner(self._work)
         self._broken: BaseException | None = None
         self._record: Record | None = None
         self._saving = threading.Lock()
         self._unsaved = 0  # events since the last snapshot
         if folder is not None:
-            about = {"version": self.version, "schema": dataclasses.asdict(catalogue.schema)}
+            about = {"version": version, "schema": dataclasses.asdict(catalogue.schema)}
             self._record = Record(Path(folder), about, self.settings.sync)
             try:
                 self._unsaved = self._record.recover(self._core)
@@ -136,6 +140,67 @@ class Engine:
         for an item that is known or cannot be used; those before it are added.
         """
         self._combiner.exclusively(lambda: self._add_items(items))
+
+    @property
+    def version(self) -> str:
+        """Of the parameters that answer now."""
+        return self._core.version
+
+    def fine_tune(
+        self,
+        events: Sequence[Event],
+        *,
+        groups: Sequence[str] = ("head",),
+        since: float | None = None,
+        epochs: int = 2,
+        learning_rate: float = 1e-3,
+        held_out: float = 0.2,
+        seed: int = 0,
+    ) -> Tuned:
+        """Take gradient steps on recent events and answer by the new parameters, if they are not worse.
+
+        It runs beside serving, in the caller's thread, one at a time. The model learns to foretell each event
+        from those before it, as in training. The last of them, a share `held_out`, are not learnt from: where
+        their mean reciprocal rank falls, nothing is swapped. `rollback` brings the parameters before back.
+
+        events: each user's recent ones, with as many before `since` as should be read for context.
+        since: Unix seconds; earlier events are not learnt from. groups: parameters to change, by the
+        beginnings of their paths. What states have read is not read again: parameters of the head alone, but
+        for its pointer, never enter a state; where others change, a state mixes old and new.
+        Raises BadEvent for an event that cannot be used, ConfigError for settings that cannot.
+        """
+        if not 0 < held_out < 1:
+            raise ConfigError(f"held_out={held_out} must be a share between 0 and 1")
+        if not (epochs >= 1 and learning_rate > 0):
+            raise ConfigError(f"epochs={epochs} must be at least 1, learning_rate={learning_rate} above 0")
+        with self._tuning:
+            core = self._core
+            codec = Codec(core.codec.schema, core.vocabulary)  # its own: it counts
+            by_user: dict[str, list[np.ndarray]] = {}
+            for event in sorted(events, key=lambda event: event.time):
+                by_user.setdefault(str(event.user), []).append(codec.event(event, 0))
+            earliest = -(2**31) if since is None else codec.time(since)
+            recent = Recent.of(by_user, codec, earliest, held_out)
+            old, catalogue = core.weights.params, core.weights.catalogue
+            new = trained(self._model, old, catalogue, recent, groups, learning_rate, epochs, seed)
+            before, after = (
+                float((1 / recent.ranks(self._model, params, catalogue)).mean()) for params in (old, new)
+            )
+            if swapped := after >= before:
+                self._swap(new, f"{self._name}@{digest(new)}")
+            counts = len(recent.row), int(recent.weight.sum())
+            return Tuned(swapped, before, after, *counts, self.version)
+
+    def rollback(self) -> str:
+        """Answer by the parameters before the last swap again. Returns their version; ConfigError where there
+        was no swap since the start."""
+        with self._tuning:
+            if self._before is None:
+                raise ConfigError(
+                    "there are no parameters to go back to: nothing was swapped since the start"
+                )
+            self._swap(*self._before)
+            return self.version
 
     def warm_up(self) -> float:
         """Compile all that will be called. Returns the seconds that took."""
@@ -216,6 +281,16 @@ class Engine:
         self._unsaved += len(accepted)
         for call, causes in zip(calls, admitted.refused, strict=True):
             call.finish(Observed(len(call.argument) - len(causes), causes))
+
+    def _swap(self, params: Any, version: str) -> None:
+        core = self._core
+
+        def work() -> None:
+            self._before = core.weights.params, core.version
+            core.swap(params, version)
+
+        self._combiner.exclusively(work)
+        self.save()
 
     def _add_items(self, items: Sequence[Item]) -> None:
         try:

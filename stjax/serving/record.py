@@ -71,7 +71,12 @@ class Record:
         """A copy of all users and states, for `save`."""
         arrays, names = _captured(core)
         added = [dataclasses.astuple(item) for item in core.catalogue.added]
-        return self._journal.last, arrays, {**self._about, "names": names, "added": added}
+        about = {**self._about, "names": names, "added": added}
+        if core.tuned:
+            leaves = jax.tree.leaves(jax.device_get(core.weights.params))
+            arrays |= {f"parameter_{i:03}": _plain(np.array(leaf)) for i, leaf in enumerate(leaves)}
+            about["tuned"] = core.version
+        return self._journal.last, arrays, about
 
     @property
     def last(self) -> int:
@@ -162,6 +167,10 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
     for fields in about["added"]:
         core.add_item(Item(*fields))
     core.refresh()
+    if version := about.get("tuned"):
+        leaves, structure = jax.tree.flatten(core.weights.params)
+        saved = [arrays[f"parameter_{i:03}"].view(leaf.dtype) for i, leaf in enumerate(leaves)]
+        core.swap(jax.tree.unflatten(structure, saved), version)
     for name in names:
         users.add(name)
     for name in ("newest", "floor", "utc_offset", "place"):
