@@ -2,7 +2,8 @@
 
 The contract between data, model and server is here. The parts are modules of their own, which load when
 they are first used: `stjax.nn` (modules), `stjax.ops` (their mathematics), `stjax.data` (from a log to
-batches), `stjax.metrics`, `stjax.baselines`, `stjax.evaluation`, `stjax.training` and `stjax.tune`.
+batches), `stjax.metrics`, `stjax.baselines`, `stjax.evaluation`, `stjax.training`, `stjax.tune`
+and `stjax.serving`.
 """
 
 import importlib
@@ -12,7 +13,7 @@ from stjax.events import Attributes, Batch, Catalogue, Events, Field, Query, Que
 
 __version__ = "0.1.0"
 
-_PARTS = ("baselines", "data", "evaluation", "metrics", "nn", "ops", "training", "tune")
+_PARTS = ("baselines", "data", "evaluation", "metrics", "nn", "ops", "serving", "training", "tune")
 
 __all__ = ["Attributes", "Batch", "Catalogue", "Events", "Field", "Query", "Question", "Schema"]
 

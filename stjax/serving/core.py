@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 
 from stjax.events import Catalogue, Query
+from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, stacked
 from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
@@ -47,8 +48,9 @@ class Core:
         vocabulary: Mapping[str, Vocabulary],
         settings: Settings,
         version: str,
+        source: Source | None = None,
     ) -> None:
-        self.settings, self.version = settings, version
+        self.settings, self.version, self.source = settings, version, source
         self.tuned = False  # whether the parameters are others than at the start
         self.known: tuple[str, ...] = tuple(model.known)  # pyright: ignore[reportAttributeAccessIssue]
         self._context = [name for name in self.known if name not in ("time", "place")]
@@ -122,7 +124,10 @@ class Core:
         )
         for name in request.context:
             self.codec.check_field(name)
-        bits = self.bits.of(request, self.users.seen.get(user, ()), self.counts)
+        seen = self.users.seen.get(user, ())
+        bits = self.bits.of(request, seen, self.counts)
+        if request.candidates is not None:
+            bits = self._candidates(bits, request.candidates, seen)
         if request.within_km is None:
             return Asked(request, k, user, moment, None if bits is None else (bits, place, math.inf))
         if not (isinstance(request.within_km, (int, float)) and request.within_km > 0):
@@ -133,6 +138,13 @@ class Core:
         if math.isnan(place[0]):
             raise BadEvent("within_km: neither the request nor the user's events have a place; give `place`")
         return Asked(request, k, user, moment, (bits, place, float(request.within_km)))
+
+    def _candidates(self, bits: np.ndarray | None, count: int, seen: Collection[int]) -> np.ndarray:
+        if self.source is None:
+            raise BadEvent(f"candidates={count}: the engine has no source of candidates; start it with one")
+        if not (isinstance(count, int) and count >= 1):
+            raise BadEvent(f"candidates={count!r} must be a number of items, at least 1")
+        return self.bits.among(bits, self.source(seen), count)
 
     def _time(self, time: float | None, now: float) -> int:
         if time is None and "time" not in self.known:

@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 from flax import linen as nn
 
+from stjax.data.dataset import Dataset
 from stjax.errors import ConfigError, UserError
 from stjax.events import Catalogue
 from stjax.serving.admission import admit
+from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
@@ -46,6 +48,7 @@ class Engine:
 
     folder: of journal and snapshots, one engine at a time; None keeps nothing beyond the process. An engine
     with a folder goes on where the one before it stood, however that one ended.
+    candidates: of requests that ask for some, see `stjax.serving.candidates`.
     clock: now, in Unix seconds.
     """
 
@@ -59,11 +62,12 @@ class Engine:
         name: str = "model",
         settings: Settings | None = None,
         folder: str | os.PathLike[str] | None = None,
+        candidates: Source | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self._clock = settings or Settings(), clock
         version = f"{name}@{digest(params)}"
-        self._core = Core(model, params, catalogue, vocabulary, self.settings, version)
+        self._core = Core(model, params, catalogue, vocabulary, self.settings, version, candidates)
         self._name, self._model = name, model
         self._tuning = threading.Lock()
         self._before: tuple[Any, str] | None = None  # parameters and version before the last swap
@@ -89,16 +93,21 @@ class Engine:
         settings: Settings | None = None,
         folder: str | os.PathLike[str] | None = None,
         history: bool = True,
+        candidates: Callable[[Dataset], Source] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Engine:
         """The best checkpoint of a finished run folder of `train.py`, as an engine.
 
         history: whether users begin with their events of the run's log; not where `folder` holds users.
+        candidates: makes their source from that log, such as `stjax.serving.candidates.Neighbours`.
         Raises UserError where there is no such run, or its data are no longer there.
         """
         trained = load_run(run)
         made = trained.model, trained.params, trained.catalogue, trained.vocabulary
-        engine = cls(*made, name=trained.name, settings=settings, folder=folder, clock=clock)
+        source = None if candidates is None else candidates(trained.dataset)
+        engine = cls(
+            *made, name=trained.name, settings=settings, folder=folder, candidates=source, clock=clock
+        )
         if history and not engine.status()["users"]:
             read_history(engine._core, trained.dataset)
             engine.save()

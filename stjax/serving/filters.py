@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 import numpy as np
 
 from stjax.events import FIRST, UNSEEN, Catalogue
+from stjax.serving.candidates import best
 from stjax.serving.codec import BadEvent
 from stjax.serving.messages import Request
 from stjax.serving.vocabulary import Vocabulary
@@ -41,6 +42,13 @@ class ItemBits:
         if gone:
             bits &= ~self._set(gone)
         return bits
+
+    def among(self, bits: np.ndarray | None, scores: np.ndarray, count: int) -> np.ndarray:
+        """The `count` best of what may be answered, by scores (V,) of the items that training has seen."""
+        allowed = None
+        if bits is not None:
+            allowed = np.unpackbits(bits.astype("<u4").view(np.uint8), bitorder="little").astype(bool)
+        return self._set(best(scores, allowed, count).tolist())
 
     def _all(self) -> np.ndarray:
         return np.full(-(-self.rows // WORD), 0xFFFFFFFF, np.uint32)

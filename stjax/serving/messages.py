@@ -49,6 +49,7 @@ class Request:
     Not given: the time is now, the offset that of the user's last event, place and context are unknown.
     exclude_seen: leave out items of the user's events. allow: only these items. deny: none of these.
     within_km: only items not farther than this from `place`; items of unknown place are left out.
+    candidates: rank only so many of what is allowed, those that the engine's candidate source likes best.
     where: only items whose field has one of the values, by field (categorical or multi).
     """
 
@@ -62,6 +63,7 @@ class Request:
     deny: Collection[str] = ()
     within_km: float | None = None
     where: Mapping[str, Collection[str]] = field(default_factory=dict)
+    candidates: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
