@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ CONFIG = "tests/configs/served.py"
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seconds, with an override that its config file does not know."""
     folder = tmp_path_factory.mktemp("served")
-    log = ["--source.folder", str(folder)]
+    log = ["--source.folder", str(folder.absolute())]
     more = ["--model.head.known", "time", "--model.fusion.features", "13"]
     assert train.main([CONFIG, "--workdir", str(folder / "run"), *log, *more]) == 0
     return folder / "run"
@@ -75,6 +76,17 @@ def test_users_begin_with_their_history(run: Path, tmp_path: Path) -> None:
         for one, two in zip(before, engine.recommend(requests, 5), strict=True):
             assert one.items == two.items
             np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
+
+
+def test_the_readme_shows_what_works(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (block,) = (b for b in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "Engine.load" in b)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(run)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(block, "README.md", "exec"), names)
+    assert names["done"].accepted == 2 and names["best"][0].user == "ann"
 
 
 def test_what_cannot_be_loaded_is_told(run: Path, tmp_path: Path) -> None:
