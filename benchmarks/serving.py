@@ -44,8 +44,7 @@ from stjax.nn import (
     StateSpace,
     TimeEmbed,
 )
-from stjax.serving import Engine, Event, Request
-from stjax.serving.settings import Settings, Shapes
+from stjax.serving import Engine, Event, Request, Settings, Shapes
 from stjax.serving.vocabulary import Vocabulary
 
 USERS, SIZE = 2048, 64

@@ -18,8 +18,7 @@ from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue, Events, Query, Schema
 from stjax.ops.sequence import select
-from stjax.serving import Engine, Event
-from stjax.serving.settings import Settings, Shapes
+from stjax.serving import Engine, Event, Settings, Shapes
 from stjax.serving.vocabulary import Vocabulary
 
 ITEMS, USERS = 11, 5

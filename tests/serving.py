@@ -20,9 +20,8 @@ from stjax.nn import (
     Recommender,
     Retrieval,
 )
-from stjax.serving import Engine, Event, Request
+from stjax.serving import Engine, Event, Request, Settings, Shapes
 from stjax.serving.codec import Codec
-from stjax.serving.settings import Settings, Shapes
 from stjax.serving.vocabulary import Vocabulary
 from tests.library import ENCODERS, FUSIONS, INTERESTS, WINDOW
 from tests.models import random_batch, random_parameters, run

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stjax.nn import Ensemble
-from stjax.serving.settings import Shapes
+from stjax.serving import Shapes
 from tests.library import ENCODERS, INTERESTS
 from tests.serving import ALL, assert_equal, build, parts, plain, request, start, stream
 

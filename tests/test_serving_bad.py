@@ -8,10 +8,9 @@ import re
 import pytest
 
 from stjax.errors import ConfigError
-from stjax.serving import Event, Request
+from stjax.serving import Event, Request, Settings, Shapes
 from stjax.serving.codec import BadEvent
 from stjax.serving.core import Core
-from stjax.serving.settings import Settings, Shapes
 from tests.configs.tiny import TinyModel
 from tests.counting import counting, counts
 from tests.serving import START, assert_equal, parts, plain, request, start

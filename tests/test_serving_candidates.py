@@ -9,10 +9,9 @@ from stjax.baselines import IALS, ItemKNN
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, LeaveOneOut
 from stjax.events import FIRST, Query
-from stjax.serving import Engine, Request
+from stjax.serving import Engine, Request, Settings, Shapes
 from stjax.serving.candidates import Factors, Neighbours, best
 from stjax.serving.codec import BadEvent
-from stjax.serving.settings import Settings, Shapes
 from tests.configs.tiny import TinyLog
 from tests.serving import ALL, parts, plain, request, stream, whole
 from tests.serving import start as plain_start

@@ -15,9 +15,8 @@ from stjax.data.protocols import TEST
 from stjax.errors import CheckpointError, ConfigError
 from stjax.events import FIRST, Query
 from stjax.nn import GRU, ConcatFusion, Recommender, Retrieval, TimeEmbed
-from stjax.serving import Engine, Request
+from stjax.serving import Engine, Request, Settings, Shapes
 from stjax.serving.load import load_experiment, load_run
-from stjax.serving.settings import Settings, Shapes
 from stjax.training import load_config
 from stjax.training.config import resolve, unresolve
 from stjax.training.report import make_scores

@@ -2,5 +2,17 @@
 
 from stjax.serving.engine import Engine, Observed
 from stjax.serving.messages import Event, Item, Recommendation, Request
+from stjax.serving.settings import Settings, Shapes
+from stjax.serving.tuning import Tuned
 
-__all__ = ["Engine", "Event", "Item", "Observed", "Recommendation", "Request"]
+__all__ = [
+    "Engine",
+    "Event",
+    "Item",
+    "Observed",
+    "Recommendation",
+    "Request",
+    "Settings",
+    "Shapes",
+    "Tuned",
+]
