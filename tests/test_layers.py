@@ -27,6 +27,7 @@ ALLOWED = {
         "errors cache events metrics data baselines evaluation training",
         "jax numpy flax optax orbax tyro rich matplotlib tensorboardX",
     ),
+    "serving": ("errors cache events ops data training serving", "jax numpy flax"),
     "tune": ("errors data training tune", "jax optuna rich matplotlib"),
 }
 # The only file that names Grain; what it loads at import is tested below.
