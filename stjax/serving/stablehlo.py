@@ -9,7 +9,7 @@ import jax
 import jax.export  # no part of `jax` until it is imported
 import jax.numpy as jnp
 import numpy as np
-from jax.core import InconclusiveDimensionOperation
+from jax.errors import InconclusiveDimensionOperation
 
 from stjax.serving.artefact import ExportError
 from stjax.serving.codec import Codec
