@@ -27,7 +27,7 @@ ALLOWED = {
         "errors cache events metrics data baselines evaluation training",
         "jax numpy flax optax orbax tyro rich matplotlib tensorboardX",
     ),
-    "serving": ("errors events data ops baselines training serving", "jax numpy flax optax"),
+    "serving": ("errors cache events data ops baselines training serving", "jax numpy flax optax"),
     "tune": ("errors data training tune", "jax optuna rich matplotlib"),
 }
 # The only file that names Grain; what it loads at import is tested below.

@@ -115,7 +115,7 @@ class Retrieval(nn.Module):
             return log_p
         u = u[:, None]
         log_past, gate = self.pointer(u, now, past, catalogue, self._kinds(u, catalogue))
-        rows = jnp.arange(len(u))[:, None]
+        rows = jnp.arange(u.shape[0])[:, None]
         mass = jnp.zeros_like(log_p).at[rows, past.item].add(jnp.exp(log_past[:, 0]))
         copied = jnp.log(mass) + nn.log_sigmoid(gate)
         candidate = jnp.arange(table.shape[0]) >= FIRST
