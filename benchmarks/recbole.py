@@ -55,7 +55,7 @@ def main() -> None:
         write(out / f"{experiment.name}.{word}.inter", users[rows], histories, dataset.items(rows))
         arrays |= {
             f"{word}_row": rows,
-            f"{word}_user": np.searchsorted(dataset.store.offsets, rows, side="right") - 1,
+            f"{word}_user": dataset.store.user_of(rows),
             f"{word}_item": dataset.items(rows),
             f"{word}_seen_offsets": offsets,
             f"{word}_seen": seen,

@@ -131,16 +131,20 @@ def bootstrap_means(
 ) -> np.ndarray:
     """Means of resampled logs: users are drawn with replacement, each with all of its targets.
 
-    values, cluster: (N,). Returns float64 (samples,). Blocks of draws hold about 2^22 users.
+    values: (N,), or (N, M) of M metrics, which then share the draws. cluster: (N,).
+    Returns float64 (samples,) or (samples, M). Blocks of draws hold about 2^22 users.
     """
-    total, count = cluster_sums(values, cluster)
+    columns = np.asarray(values, np.float64).reshape(len(values), -1).T
+    sums = [cluster_sums(column, cluster) for column in columns]
+    total, count = np.stack([total for total, _ in sums], axis=1), sums[0][1]
     groups, random = len(total), np.random.default_rng(seed)
     block = max(1, 2**22 // groups)
     means = []
     for start in range(0, samples, block):
         draw = random.integers(groups, size=(min(block, samples - start), groups))
-        means.append(total[draw].sum(axis=1) / count[draw].sum(axis=1))
-    return np.concatenate(means)
+        times = np.stack([np.bincount(drawn, minlength=groups) for drawn in draw])
+        means.append(times @ total / (times @ count)[:, None])
+    return np.concatenate(means).reshape(samples, *np.shape(values)[1:])
 
 
 @jax.tree_util.register_dataclass

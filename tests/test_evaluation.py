@@ -19,7 +19,7 @@ from rich.console import Console
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID, GlobalTemporal, LeaveOneOut
 from stjax.errors import UserError
-from stjax.evaluation import Report, evaluate, markdown, paired, render
+from stjax.evaluation import Report, evaluate, markdown, paired, paired_each, render
 from stjax.events import FIRST, Events, Query
 from stjax.metrics import target_rank
 from tests.stores import make_store
@@ -267,6 +267,8 @@ def test_paired_difference_is_sharper_than_the_means(dataset: Dataset) -> None:
     assert 0 < difference.standard_error < error
     back = paired(base, better, "MRR")
     assert (back.mean, back.low) == (pytest.approx(-difference.mean), pytest.approx(-difference.high))
+    together = paired_each(better, base, ["Acc@1", "MRR"])[1]  # from the same draws
+    assert dataclasses.astuple(together)[1:] == pytest.approx(dataclasses.astuple(difference)[1:], rel=1e-9)
     same = paired(base, base, "HR@5")
     assert (same.mean, same.standard_error, same.low, same.high) == (0, 0, 0, 0)
 

@@ -197,6 +197,8 @@ def test_a_run_trains_selects_and_reports_by_instances(tmp_path: Path) -> None:
     assert metrics["logloss"]["mean"] < 0.5 < -np.log(1 / 3)
     assert result["protocol"]["name"].startswith("random-split")
     assert all(set(b["metrics"]) == {"AUC"} for b in result["baselines"])
+    assert {d["metric"] for d in result["differences"]} == {"AUC"}  # baselines give no odds
+    assert result["difference"] in result["differences"]
     assert "logloss" in out.getvalue() and json.loads((tmp_path / "run" / "result.json").read_text())
 
 

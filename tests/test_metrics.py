@@ -131,6 +131,8 @@ def test_clustered_error_agrees_with_the_bootstrap() -> None:
     assert error is not None
     assert means.mean() == pytest.approx(mean, abs=4 * error / 4000**0.5 + 0.1 * error)
     assert means.std() == pytest.approx(error, rel=0.06)
+    both = bootstrap_means(np.stack([values**2, values], axis=1), user, samples=4000, seed=5)
+    np.testing.assert_allclose(both[:, 1], means, rtol=1e-12)  # metrics share the draws
     assert error > 1.5 * values.std() / len(values) ** 0.5  # the plain formula would be far too small
 
 

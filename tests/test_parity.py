@@ -1,6 +1,9 @@
-"""Three forms, one result: the whole sequence, step by step, chunk by chunk, for every combination of parts.
+"""Three forms, one result: the whole sequence, step by step, chunk by chunk, for every part of the library.
 
 Random gaps, ties in time, missing places and values, rows of unequal length, histories beyond every window.
+Fusions and interest models keep separate states, and the one gives the other nothing but its features: each
+fusion with one interest model and each interest model with one fusion reach all code. All other pairs are
+`slow`, and run by `python -m pytest -m slow`.
 """
 
 from __future__ import annotations
@@ -77,7 +80,13 @@ def test_every_encoder(name: str) -> None:
     check(build({name: ENCODERS[name]}, ConcatFusion(8), GRU(), Retrieval()))
 
 
-@pytest.mark.parametrize(("fusion", "interest"), list(itertools.product(FUSIONS, INTERESTS)))
+PAIRS = [
+    pytest.param(*pair, marks=() if "concat" in pair or "gru" in pair else pytest.mark.slow)
+    for pair in itertools.product(FUSIONS, INTERESTS)
+]
+
+
+@pytest.mark.parametrize(("fusion", "interest"), PAIRS)
 def test_every_fusion_with_every_interest_model(fusion: str, interest: str) -> None:
     few = {name: ENCODERS[name] for name in ("counts", "movement")}
     check(build(few, FUSIONS[fusion], INTERESTS[interest], Retrieval()))

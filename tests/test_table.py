@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ def result(seed: int, mrr: float, error: float | None = 0.007) -> dict[str, Any]
         name: {"targets": n, "users": 3, "metrics": metrics(mean)} for name, (mean, n) in bands.items()
     }
     differences = [
-        {"metric": "MRR", "to": label, "mean": mrr - mean, "standard_error": error, "low": 0, "high": 1}
+        {"metric": metric, "to": label, "mean": mrr - mean, "standard_error": error, "low": 0, "high": 1}
         for label, mean in (("Most popular", 0.02), ("Markov with back-off", 0.435))
+        for metric, mean in (("MRR", mean), ("Acc@1", mean + 0.01))
     ]
     return {
         "name": "nyc",
@@ -46,7 +48,7 @@ def result(seed: int, mrr: float, error: float | None = 0.007) -> dict[str, Any]
             {"label": "Most popular", "metrics": metrics(0.02)},
             {"label": "Markov with back-off", "metrics": metrics(0.435)},
         ],
-        "difference": differences[1],
+        "difference": differences[2],
         "differences": differences,
         "best": {"validation": mrr - 0.02},
         "parameters": 17,
@@ -77,12 +79,31 @@ def test_a_row_is_the_mean_over_its_seeds(made: dict[str, Any]) -> None:
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "| " in line]
     assert {len(line) for line in lines} == {7}
     accuracy, mrr, seen, new = lines[1:]
-    assert accuracy[1:] == ["Acc@1", "**.480 ± .006**", ".335", BASELINE, "", "STHGCN .2625"]
+    assert accuracy[1:] == ["Acc@1", "**.480 ± .006**", ".335", BASELINE, "+.0350 ± .0070", "STHGCN .2625"]
     assert mrr[1:] == ["MRR", "**.480 ± .006**", ".475", BASELINE, "+.0450 ± .0070", "STHGCN .3798"]
     assert mrr[0] == "`python -m it --seeds 0 1 2`, 21 s of training a seed"
     assert seen[1:4] == ["MRR, 1,138 revisits", ".580 ± .006", ""]
     assert new[1:4] == ["MRR, 295 new to the user", ".020 ± .006", ".060"]  # below its target: not bold
     assert "rebuilt" in text
+
+
+def test_a_difference_that_some_seeds_lack_is_left_out() -> None:
+    """Runs of before hold that of the selection metric alone, for each baseline or to the best."""
+    new, old, older = (result(seed, 0.47) for seed in range(3))
+    old["differences"] = [d for d in old["differences"] if d["metric"] == "MRR"]
+    del older["differences"]
+    for results, labels in (
+        ([new, new], ["Most popular"] * 2 + ["Markov with back-off"] * 2),
+        ([new, old], ["Most popular", "Markov with back-off"]),
+        ([old, older, new], ["Markov with back-off"]),
+    ):
+        made = row(results, list(range(len(results))), "it", None)
+        assert [d["to"] for d in made["differences"]] == labels
+        assert made["differences"][0]["metric"] == "MRR"
+        assert all(len(d["mean"]) == len(results) for d in made["differences"])
+        text = table.summary({"nyc": made})
+        assert "| +.0350 ± .0070 | STHGCN .3798 |" in text
+        assert ("| +.0250 ± .0070 | STHGCN .2625 |" in text) == (results == [new, new])
 
 
 def test_only_what_is_recorded_is_in_the_tables(made: dict[str, Any]) -> None:
@@ -138,8 +159,14 @@ def test_a_run_is_recorded_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     source = dataclasses.replace(tiny.source, folder=tmp_path)
     experiment = dataclasses.replace(tiny, source=source, model=Markov())
     found = run(Command(experiment, tmp_path / "run", config=TINY), Console(quiet=True))
-    assert [d["to"] for d in found["differences"]] == [b["label"] for b in found["baselines"]]
-    assert found["difference"] == max(found["differences"], key=lambda d: -d["mean"])
+    labels, metrics = [b["label"] for b in found["baselines"]], ["MRR", "Acc@1", "HR@10", "NDCG@10"]
+    assert [(d["to"], d["metric"]) for d in found["differences"]] == list(itertools.product(labels, metrics))
+    theirs = {b["label"]: b["metrics"] for b in found["baselines"]}
+    for d in found["differences"]:
+        if d["metric"] in theirs[d["to"]]:  # of others only the difference is known
+            ours = found["test"]["metrics"][d["metric"]]["mean"]
+            assert d["mean"] == pytest.approx(ours - theirs[d["to"]][d["metric"]]["mean"])
+    assert found["difference"] == max(found["differences"][:: len(metrics)], key=lambda d: -d["mean"])
     recorded.save_row(row([found], [0], "it", None))
     rows = recorded.load_rows()
     assert list(rows) == ["tiny"] and not list((tmp_path / "results").glob("*.partial"))

@@ -51,13 +51,17 @@ def main() -> None:
 def row(results: list[dict[str, Any]], seeds: list[int], command: str, commit: str | None) -> dict[str, Any]:
     """What a table needs of the results of all seeds; lists are by seed.
 
-    novelty: by band its targets and their metrics. differences: of the selection metric to each baseline.
+    novelty: by band its targets and their metrics. differences: to each baseline, one a metric that all seeds
+    have, the selection metric first.
     """
     first = results[0]
     tests = [result["test"] for result in results]
     novelty = [test.get("segments", {}).get("novelty", {}) for test in tests]  # none of instances
     bands = {name: [bands[name] for bands in novelty] for name in novelty[0]}
-    differences = [result.get("differences", [result["difference"]]) for result in results]
+    differences = [
+        {(d["to"], d["metric"]): d for d in result.get("differences", [result["difference"]])}
+        for result in results
+    ]
     if any(result["data"]["fingerprint"] != first["data"]["fingerprint"] for result in results):
         sys.exit("the seeds were run on different data: remove the run folders, or give another --folder")
     return {
@@ -79,9 +83,10 @@ def row(results: list[dict[str, Any]], seeds: list[int], command: str, commit: s
         },
         "baselines": [{"label": b["label"], "metrics": b["metrics"]} for b in first["baselines"]],
         "differences": [
-            {"to": each[0]["to"], "metric": each[0]["metric"]}
-            | {key: [d[key] for d in each] for key in ("mean", "standard_error")}
-            for each in zip(*differences, strict=True)
+            {"to": to, "metric": metric}
+            | {key: [d[to, metric][key] for d in differences] for key in ("mean", "standard_error")}
+            for to, metric in differences[0]
+            if all((to, metric) in d for d in differences)
         ],
         "validation": [(result.get("best") or {}).get("validation") for result in results],
         "train_seconds": [result["seconds"]["train"] for result in results],

@@ -186,7 +186,8 @@ def detail(made: dict[str, Any]) -> str:
     baselines = [(b["label"], b["metrics"]) for b in made["baselines"]]
     label = f"{made['label']}, {len(made['seeds'])} seed{'s' if len(made['seeds']) > 1 else ''}"
     reads = ", ".join(made["query"]) or "nothing"
-    apart = [f"{paired(d)} from {d['to']}" for d in made["differences"]]
+    metric = made["differences"][0]["metric"]
+    apart = [f"{paired(d)} from {d['to']}" for d in made["differences"] if d["metric"] == metric]
     versions, hardware = made["versions"], made["hardware"]
     made_with = ", ".join(f"{name} {versions[name]}" for name in ("python", "jax", "flax", "optax"))
     train, total = (fmean(made[name]) for name in ("train_seconds", "total_seconds"))
@@ -195,8 +196,8 @@ def detail(made: dict[str, Any]) -> str:
             f"    {made['command']}",
             "",
             markdown([*baselines, (label, model(made))], f"{made['title']}; of the target {reads} is read:"),
-            f"Paired difference in {made['differences'][0]['metric']} (± bootstrap standard error over users,"
-            f" averaged over seeds): {'; '.join(apart)}.",
+            f"Paired difference in {metric} (± bootstrap standard error over users, averaged over seeds):"
+            f" {'; '.join(apart)}.",
             "",
             f"{train:,.0f} s of training and {total:,.0f} s in all a seed; {hardware['cpus']} CPUs,"
             f" {hardware['devices']} x {hardware['device']}; {made_with}; commit {made['commit']}; data"

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stjax.baselines.checks import check
 from stjax.baselines.counts import training_counts
 from stjax.baselines.padded import Chunk, chunks, distinct_items
 from stjax.baselines.progress import counted
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
-from stjax.errors import ConfigError
 from stjax.events import Array, Query
 
 WIDTH = 8  # items of a history that a step at a request learns from
@@ -58,14 +58,12 @@ class BPR:
     known = ()
 
     def __post_init__(self) -> None:
-        for name in ("factors", "epochs", "batch", "draws"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise ConfigError(f"learning_rate={self.learning_rate} must be above 0 and finite")
-        for name in ("regularisation", "popularity"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 0 and finite")
+        check(
+            self,
+            counts=("factors", "epochs", "batch", "draws"),
+            positive=("learning_rate",),
+            not_negative=("regularisation", "popularity"),
+        )
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Learn the factors; what training has not seen of a user is learnt at each request."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
+from stjax.baselines.checks import check
 from stjax.baselines.counts import (
     HOURS_OF_WEEK,
     PairCounts,
@@ -60,9 +60,7 @@ class PopularHere:
             raise ConfigError(f"levels={self.levels} must be at least one, ascending")
         if not 0 <= self.levels[0] <= self.levels[-1] <= cells.FINEST:
             raise ConfigError(f"levels={self.levels} must be from 0 to {cells.FINEST}")
-        for name in ("cell", "day", "week"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0 and finite")
+        check(self, positive=("cell", "day", "week"))
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training events by cell, hour and item. ConfigError where none has a place."""

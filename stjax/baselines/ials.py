@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stjax.baselines.checks import check
 from stjax.baselines.counts import training_counts
 from stjax.baselines.padded import Chunk, chunks, distinct_items
 from stjax.baselines.progress import counted
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
-from stjax.errors import ConfigError
 from stjax.events import Array, Query
 from stjax.ops import least_squares
 
@@ -46,12 +46,7 @@ class IALS:
     known = ()
 
     def __post_init__(self) -> None:
-        for name in ("factors", "iterations"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("alpha", "regularisation"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}={getattr(self, name)} must be above 0 and finite")
+        check(self, counts=("factors", "iterations"), positive=("alpha", "regularisation"))
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Solve for the item factors; those of users are solved at each request."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from stjax.baselines.checks import check
 from stjax.baselines.counts import popularity_levels
 from stjax.baselines.scorer import Scorer
 from stjax.data.dataset import Dataset
@@ -43,10 +44,7 @@ class ItemKNN:
     known = ()
 
     def __post_init__(self) -> None:
-        if self.neighbours < 1:
-            raise ConfigError(f"neighbours={self.neighbours} must be at least 1")
-        if not 0 <= self.shrinkage < math.inf:
-            raise ConfigError(f"shrinkage={self.shrinkage} must be at least 0 and finite")
+        check(self, counts=("neighbours",), not_negative=("shrinkage",))
         if not self.half_life > 0:
             raise ConfigError(f"half_life={self.half_life} must be above 0 days; inf is none")
 

@@ -2,7 +2,8 @@
 
 from stjax.evaluation.evaluate import Scorer, evaluate
 from stjax.evaluation.instances import InstanceReport, evaluate_instances, negatives, paired_instances
-from stjax.evaluation.report import Difference, Report, paired
+from stjax.evaluation.report import Report, paired, paired_each
+from stjax.evaluation.scored import Difference
 from stjax.evaluation.table import markdown, render
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "markdown",
     "negatives",
     "paired",
+    "paired_each",
     "paired_instances",
     "render",
 ]

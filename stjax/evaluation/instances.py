@@ -5,6 +5,7 @@ The negatives are drawn once for all scorers: they depend on the data, the targe
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,9 +14,11 @@ import numpy as np
 
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import PARTS, ProtocolError
-from stjax.evaluation.report import Difference
+from stjax.evaluation.scored import Difference, Scored
 from stjax.events import FIRST, Query
-from stjax.metrics import auc, cluster_sums, log_loss, mean_and_error
+from stjax.metrics import auc, bootstrap_means, log_loss, mean_and_error
+
+RESAMPLED = 200  # of the AUC: each sorts all scores anew
 
 
 def negatives(dataset: Dataset, rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -45,41 +48,24 @@ def negatives(dataset: Dataset, rows: np.ndarray, count: int, seed: int = 0) -> 
 
 
 @dataclass(frozen=True)
-class InstanceReport:
+class InstanceReport(Scored):
     """Scores of targets and of their negatives, with what the numbers mean.
 
-    logit: float64 (N, 1 + K), of the target and of K negatives. row: int64 (N,), store rows, ascending.
-    user: int64 (N,), for standard errors over users. probabilities: whether the scores are logits; if not,
-    only their order counts, and there is no log loss. The other fields are those of `Report`.
+    logit: float64 (N, 1 + K), of the target and of K negatives. probabilities: whether the scores are logits;
+    if not, only their order counts, and there is no log loss. The other fields are those of `Scored`.
     """
 
-    name: str
-    known: tuple[str, ...]
-    protocol: str
-    part: str
-    candidates: int
     logit: np.ndarray
-    row: np.ndarray
-    user: np.ndarray
     probabilities: bool = True
     filter_seen: bool = False
-
-    def __len__(self) -> int:
-        """Number of targets."""
-        return len(self.row)
-
-    @property
-    def label(self) -> str:
-        """The name with the query fields that were read."""
-        return f"{self.name} (reads {', '.join(self.known)})" if self.known else self.name
 
     @property
     def title(self) -> str:
         """What was scored, in one line."""
-        users, count = len(np.unique(self.user)), self.logit.shape[1] - 1
         return (
-            f"{self.protocol}, {self.part}: {len(self):,} targets of {users:,} users, each beside {count} of "
-            f"{self.candidates:,} items that the user did not choose in the context"
+            f"{self.protocol}, {self.part}: {len(self):,} targets of {self.users:,} users, each beside "
+            f"{self.logit.shape[1] - 1} of {self.candidates:,} items that the user did not choose in the "
+            "context"
         )
 
     def mean(self, name: str) -> float:
@@ -90,8 +76,8 @@ class InstanceReport:
         """{metric: {mean, standard_error}}: the error of AUC by bootstrap over users, that of the log loss
         clustered by user. errors: False leaves them None."""
         error = None
-        if errors and len(np.unique(self.user)) > 1:
-            error = float(np.std(self._resampled(), ddof=1))
+        if errors and self.users > 1:
+            error = float(np.std(self._resampled, ddof=1))
         summary: dict[str, dict[str, float | None]] = {
             "AUC": {"mean": auc(*self._flat), "standard_error": error}
         }
@@ -102,17 +88,7 @@ class InstanceReport:
 
     def as_dict(self) -> dict[str, Any]:
         """All but the single scores, as JSON holds it."""
-        return {
-            "name": self.name,
-            "known": list(self.known),
-            "protocol": self.protocol,
-            "part": self.part,
-            "candidates": self.candidates,
-            "targets": len(self),
-            "negatives": self.logit.shape[1] - 1,
-            "users": len(np.unique(self.user)),
-            "metrics": self.summary(),
-        }
+        return self.about | {"negatives": self.logit.shape[1] - 1, "metrics": self.summary()}
 
     @property
     def _flat(self) -> tuple[np.ndarray, np.ndarray]:
@@ -125,13 +101,17 @@ class InstanceReport:
         """Mean log loss of each target's instances, (N,)."""
         return log_loss(*self._flat).reshape(self.logit.shape).mean(axis=1)
 
-    def _resampled(self, samples: int = 200, seed: int = 0) -> np.ndarray:
-        """AUC of resampled logs, (samples,): users are drawn with replacement, each with all instances."""
+    @functools.cached_property
+    def _resampled(self) -> np.ndarray:
+        """AUC of resampled logs, (RESAMPLED,): users are drawn with replacement, each with all instances.
+
+        Every report of the same targets draws the same users.
+        """
         users, owner = np.unique(self.user, return_inverse=True)
-        random, flat = np.random.default_rng(seed), self._flat
+        random, flat = np.random.default_rng(0), self._flat
         owner = np.repeat(owner, self.logit.shape[1])
         weights = (
-            random.multinomial(len(users), np.full(len(users), 1 / len(users))) for _ in range(samples)
+            random.multinomial(len(users), np.full(len(users), 1 / len(users))) for _ in range(RESAMPLED)
         )
         return np.asarray([auc(*flat, weight[owner]) for weight in weights])
 
@@ -145,18 +125,12 @@ def paired_instances(a: InstanceReport, b: InstanceReport, name: str) -> Differe
         a.row, b.row
     ):
         raise ValueError(f"not the same instances: {a.label} on {a.title}; {b.label} on {b.title}")
-    difference = a.mean(name) - b.mean(name)
-    if len(np.unique(a.user)) < 2:
-        return Difference(name, difference, None, None, None)
+    mean = a.mean(name) - b.mean(name)
+    if a.users < 2:
+        return Difference(name, mean)
     if name == "AUC":
-        samples = a._resampled() - b._resampled()
-    else:
-        total, count = cluster_sums(a._losses - b._losses, a.user)
-        random = np.random.default_rng(0)
-        draw = random.integers(len(total), size=(2000, len(total)))
-        samples = total[draw].sum(axis=1) / count[draw].sum(axis=1)
-    low, high = np.quantile(samples, [0.025, 0.975])
-    return Difference(name, difference, float(samples.std(ddof=1)), float(low), float(high))
+        return Difference.of(name, mean, a._resampled - b._resampled)
+    return Difference.of(name, mean, bootstrap_means(a._losses - b._losses, a.user))
 
 
 def evaluate_instances(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from stjax.evaluation import (
     Report,
     evaluate,
     evaluate_instances,
-    paired,
+    paired_each,
     paired_instances,
     render,
 )
@@ -30,6 +31,7 @@ from stjax.training.experiment import Evaluation, Experiment
 Scores = Callable[[Any, Events, Query, Catalogue], jax.Array]
 Rank = Callable[[Any, Events, Query, Any, Catalogue], jax.Array]
 Measured = Report | InstanceReport
+COMPARED = ("Acc@1", "HR@10", "NDCG@10", "MRR")  # in all rankings, whichever metric selects
 
 
 def make_scores(model: nn.Module) -> Scores:
@@ -89,28 +91,15 @@ class RankingScorer(ModelScorer):
 
 def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> Measured:
     """Evaluate any scorer as the experiment says; a validation may be of fewer targets."""
+    asked: dict[str, Any] = {
+        "block": settings.block,
+        "length": settings.length,
+        "buckets": settings.buckets or None,
+        "limit": (settings.validation_targets or None) if part == VALID else None,
+    }
     if settings.negatives:
-        return evaluate_instances(
-            scorer,
-            dataset,
-            part,
-            count=settings.negatives,
-            block=settings.block,
-            length=settings.length,
-            buckets=settings.buckets or None,
-            limit=(settings.validation_targets or None) if part == VALID else None,
-        )
-    return evaluate(
-        scorer,
-        dataset,
-        part,
-        ks=settings.ks,
-        filter_seen=settings.filter_seen,
-        block=settings.block,
-        length=settings.length,
-        buckets=settings.buckets or None,
-        limit=(settings.validation_targets or None) if part == VALID else None,
-    )
+        return evaluate_instances(scorer, dataset, part, count=settings.negatives, **asked)
+    return evaluate(scorer, dataset, part, ks=settings.ks, filter_seen=settings.filter_seen, **asked)
 
 
 def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Measured], dict[str, float]]:
@@ -129,12 +118,12 @@ def summarise(
 ) -> dict[str, Any]:
     """What a table needs, as JSON holds it: data, protocol, query switches, metrics, baselines.
 
-    differences: of the selection metric to each baseline, on the same targets, by bootstrap over users;
-    difference: that to the best of them.
+    differences: to each baseline, on the same targets, by bootstrap over users, of the selection metric first
+    and then of the common ones; difference: that of the selection metric to the best of them.
     """
     metric = experiment.evaluation.select
     best = max(range(len(baselines)), key=lambda k: baselines[k].mean(metric))
-    differences = [_difference(report, baseline, metric) for baseline in baselines]
+    differences = [_differences(report, baseline, metric) for baseline in baselines]
     return {
         "name": experiment.name,
         "title": f"{type(experiment.source).__name__}, {report.title}",
@@ -158,19 +147,21 @@ def summarise(
             {"name": r.name, "label": r.label, "known": list(r.known), "metrics": r.summary()}
             for r in baselines
         ],
-        "difference": differences[best],
-        "differences": differences,
+        "difference": differences[best][0],
+        "differences": [one for each in differences for one in each],
     }
 
 
-def _difference(report: Measured, baseline: Measured, metric: str) -> dict[str, Any]:
+def _differences(report: Measured, baseline: Measured, select: str) -> list[dict[str, Any]]:
+    """To one baseline, of the selection metric first; of the log loss where both give odds."""
     if isinstance(report, InstanceReport) and isinstance(baseline, InstanceReport):
-        d = paired_instances(report, baseline, metric)
+        odds = report.probabilities and baseline.probabilities
+        names = (select, "logloss") if odds else (select,)
+        found = [paired_instances(report, baseline, name) for name in names]
     else:
         assert isinstance(report, Report) and isinstance(baseline, Report)
-        d = paired(report, baseline, metric)
-    spread = {"mean": d.mean, "standard_error": d.standard_error, "low": d.low, "high": d.high}
-    return {"metric": metric, "to": baseline.label, **spread}
+        found = paired_each(report, baseline, list(dict.fromkeys((select, *COMPARED))))
+    return [{"metric": d.metric, "to": baseline.label} | dataclasses.asdict(d) for d in found]
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:
