@@ -147,19 +147,20 @@ class Codec:
 
     def value(self, f: Field, value: Any) -> Any:
         """What a field that is not `multi` keeps of a value. Raises BadEvent."""
+        where = f"{'context' if f.role == 'event' else 'item'} field {f.name}"
         if f.kind == "categorical":
             if value is not None and not isinstance(value, (str, int)):
-                raise BadEvent(f"field {f.name}={value!r} must be text")
+                raise BadEvent(f"{where}={value!r} must be text")
             return self.known(f.name, "" if value is None else str(value))
         width = f.size if f.kind == "vector" else 1
         try:
             numbers = np.asarray(np.nan if value is None else value, np.float32).reshape(-1)
         except (TypeError, ValueError):
-            raise BadEvent(f"field {f.name}={value!r} must be numbers") from None
+            raise BadEvent(f"{where}={value!r} must be numbers") from None
         if value is None:
             return np.full(width, np.nan, np.float32) if f.kind == "vector" else np.nan
         if len(numbers) != width:
-            raise BadEvent(f"field {f.name} has {len(numbers)} numbers, the model reads {width}")
+            raise BadEvent(f"{where} has {len(numbers)} numbers, the model reads {width}")
         if not np.isfinite(numbers).all():
             self.counts[f"{f.name}: not a number"] += 1
             numbers = np.full(width, np.nan, np.float32)
