@@ -11,7 +11,6 @@ import numpy as np
 from flax import linen as nn
 
 from stjax.events import Events, Query
-from stjax.ops.topk import top_k
 from stjax.serving.programs import Weights
 
 Arrays = dict[str, Any]
@@ -93,7 +92,7 @@ class Functions:
         w, lead = self.weights.tree(weights), allowed.shape[:1]
         own, asked = self.state.tree(state), self.query.tree(query, lead)
         log_p = self.model.apply({"params": w.params}, own, asked, w.catalogue, w.table, method="answer")
-        return top_k(jnp.where(allowed, log_p, -jnp.inf), self.k)
+        return jax.lax.top_k(jnp.where(allowed, log_p, -jnp.inf), self.k)
 
     def _read(self, method: str, weights: Arrays, state: Arrays, events: Arrays) -> Arrays:
         w, read = self.weights.tree(weights), self.events.tree(events, events["valid"].shape)
