@@ -130,7 +130,7 @@ def test_an_auxiliary_target_is_the_category_of_the_next_item() -> None:
     assert float(run(model, variables, batch, unknown, method="loss")[1]["category_loss"]) == 0
     missing = build(Retrieval(auxiliary=(Auxiliary("colour"),)))
     with pytest.raises(ValueError, match=r"no categorical item field 'colour'.*category"):
-        missing.apply(variables, batch, catalogue, method="loss")
+        run(missing, variables, batch, catalogue, method="loss")
 
 
 def test_a_kind_that_is_foretold_speaks_for_the_past_events_of_that_kind() -> None:
@@ -263,7 +263,7 @@ def test_a_ranking_head_answers_alike_in_both_forms_and_adds_its_loss() -> None:
     other = type(batch)(batch.events.replace(numeric=rating), batch.weight)
     assert abs(float(run(model, variables, other, catalogue, method="loss")[0] - loss)) > 1e-4
     with pytest.raises(ValueError, match="no ranking head"):
-        plain.apply(variables, history, query, candidates, catalogue, method="rank")
+        run(plain, variables, history, query, candidates, catalogue, method="rank")
 
 
 def test_a_label_that_the_query_knows_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ def test_the_answer_is_the_expectation_over_the_gaps() -> None:
         past = m._past(history, x, h).at(jnp.asarray(last))
         return m.when(h[jnp.arange(len(rows)), last], jax.tree.map(lambda x: x[:, 0], past))
 
-    log_p = np.asarray(untimed.apply(variables, method=density))
+    log_p = np.asarray(jax.jit(partial(untimed.apply, method=density))(variables))
     np.testing.assert_allclose(np.exp(log_p).sum(axis=1), 1.0, atol=1e-5)
     expected = 0.0
     for k, gap in enumerate((30, 1_830, 45_000, 86_400)):
@@ -117,7 +118,8 @@ def test_members_answer_by_the_mean_of_their_probabilities() -> None:
 def test_members_start_differently() -> None:
     batch, catalogue = random_batch(2, 5)
     both = Ensemble(model(), 2)
-    params = both.init(jax.random.key(0), batch, catalogue, method="loss")["params"]["model"]
+    init = jax.jit(partial(both.init, method="loss"))
+    params = init(jax.random.key(0), batch, catalogue)["params"]["model"]
     kernel = params["head"]["output"]["project"]["kernel"]
     assert kernel.shape[0] == 2 and not np.allclose(kernel[0], kernel[1])
 
