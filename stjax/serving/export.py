@@ -30,7 +30,7 @@ README = """\
 A recommender as StableHLO, written by `python -m stjax.serving export`. It runs on {platforms},
 with the packages jax, numpy and flatbuffers alone:
 
-    python loader.py     answers for a user with one event and for one without
+    python loader.py     answers for a user without events, and after one
 
 `loader.py` is an example to start from: events in, states by user, recommendations out. It checks nothing.
 

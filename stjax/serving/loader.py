@@ -47,14 +47,11 @@ class Served:
     def recommend(self, requests, k=10):
         """The k best items for each request as (item, log-probability), the best first.
 
-        A request may also have `allow`, the only items to choose from, and `exclude_seen`.
+        With "exclude_seen" in a request, only items that are new to the user; other filters are made alike.
         """
         states, columns = self._arrays(requests, "query")
         allowed = np.ones((len(states["h"]), self.about["items"]), bool)
         for row, request in zip(allowed, requests, strict=False):
-            if "allow" in request:
-                row[:] = False
-                row[[self.ids["item"][item] for item in request["allow"]]] = True
             if request.get("exclude_seen"):
                 row[self.seen.get(request["user"], [])] = False
         found = jax.device_get(self.answers(self.weights, states, columns, allowed))
@@ -87,8 +84,7 @@ class Served:
 
 if __name__ == "__main__":
     served = Served(Path(__file__).parent)
-    item = served.words["item"][0]
-    served.observe([{"user": "somebody", "item": item, "time": served.about["epoch"]}])
-    for user in ("somebody", "nobody"):
-        request = {"user": user, "time": served.about["epoch"] + 3600}
-        print(user, *served.recommend([request], k=3)[0])
+    request = {"user": "somebody", "time": served.about["epoch"] + 3_600}
+    for events in ([], [{**request, "item": served.words["item"][0]}]):
+        served.observe(events)
+        print(served.recommend([request], k=3)[0])
