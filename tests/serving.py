@@ -111,10 +111,11 @@ def whole(made: Sequence[Any], events: Sequence[Event], asked: Request) -> dict[
     model, params, catalogue, vocabulary = made
     codec = Codec(catalogue.schema, vocabulary)
     own = sorted((event for event in events if event.user == asked.user), key=lambda event: event.time)
-    rows = np.full((1, len(own) + 3), codec.missing, codec.row)
+    length = -(-(len(own) + 1) // 32) * 32  # few shapes, for few compilations
+    rows = np.full((1, length), codec.missing, codec.row)
     for k, event in enumerate(own):
         rows[0, k] = codec.event(event, 0)
-    history: Events = codec.events(rows, np.arange(len(own) + 3)[None] < len(own))
+    history: Events = codec.events(rows, np.arange(length)[None] < len(own))
     query = Query(
         np.asarray([codec.time(asked.time)], np.int32),
         np.asarray([asked.utc_offset], np.int32),
