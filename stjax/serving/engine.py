@@ -160,6 +160,10 @@ class Engine:
         device, host = each * (self.settings.capacity + 1), each * self.settings.users
         return {"user": each, "device": device, "host": host}
 
+    def users(self) -> list[str]:
+        """Ids of all users with events, in the order in which they came."""
+        return list(self._core.users.names)
+
     def status(self) -> dict[str, Any]:
         """Numbers for a monitor: events ever accepted, users, evictions, counts by cause since the start."""
         core = self._core
