@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import signal
 import subprocess
@@ -32,7 +33,7 @@ def event(user: str = "u1", item: str = "i1", time: Any = T, **more: Any) -> dic
     return {"user": user, "item": item, "time": time, **more}
 
 
-def until(true: Callable[[], bool], seconds: float = 30) -> None:
+def until(true: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it did not happen"
@@ -359,7 +360,8 @@ def test_calls_from_many_threads_lose_nothing() -> None:
 def start(folder: Path) -> tuple[subprocess.Popen[str], int]:
     """The service in a process of its own, and its port."""
     command = [sys.executable, "-m", "tests.counting_service", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    fast = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in the tests' own process
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=fast)
     assert process.stdout is not None
     address = process.stdout.readline()
     assert address.startswith("http://127.0.0.1:"), address
