@@ -173,7 +173,7 @@ class Engine:
             "users": len(core.users),
             "evictions": core.slots.evictions,
             "waiting": sum(len(rows) for rows in list(core.users.pending.values())),
-            "counts": dict(core.counts + core.codec.counts),
+            "counts": dict(core.counts.copy() + core.codec.counts.copy()),  # others may count meanwhile
             "memory": self.memory(),
         }
 
