@@ -76,6 +76,11 @@ export class CityMap {
     return [Math.max(-90, Math.min(90, latitude)), Math.max(-180, Math.min(180, longitude))];
   }
 
+  sees(place) {
+    const [x, y] = this.toScreen(place);
+    return x > 20 && y > 40 && x < this.width - 20 && y < this.height - 20;
+  }
+
   zoom(by, x = this.width / 2, y = this.height / 2) {
     const short = Math.min(this.width, this.height);
     const scale = Math.max(short / WIDEST, Math.min(short / NEAREST, this.scale * by));
@@ -293,8 +298,7 @@ export class CityMap {
     else if (ways[event.key] && this.place) {
       const [x, y] = this.toScreen(this.place), [right, lower] = ways[event.key];
       const to = this.toPlace(x + right * step, y + lower * step);
-      const [a, b] = this.toScreen(to);
-      if (a < 20 || b < 40 || a > this.width - 20 || b > this.height - 20) this.centre = to;
+      if (!this.sees(to)) this.centre = to;
       this.onPlace(to);
       this.moved();
     } else return;

@@ -230,7 +230,8 @@ async function visit(item, button) {
   try {
     await call("/events", { events: [event] });
     await read(state.user);
-    change({ place: place ?? state.place });
+    if (place && !map.sees(place)) view(place);
+    change({ place });
   } catch (error) {
     button.disabled = false;
     trouble(error, () => visit(item, button));
