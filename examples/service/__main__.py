@@ -18,6 +18,7 @@ from stjax.errors import UserError
 from stjax.serving import Engine
 from stjax.serving.load import load_run
 from stjax.serving.settings import Settings
+from stjax.training.setup import use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 ended by a signal, 2 for what the user can mend."""
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
+    )
     log = logging.getLogger("stjax.service")
     log.setLevel(logging.INFO)
     options = tyro.cli(Options, prog="python -m examples.service", args=list(arguments))
+    use_compilation_cache()
     try:
         log.info("loading %s", options.run)
         city = City.of(load_run(options.run), options.history, options.kind)

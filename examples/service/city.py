@@ -79,9 +79,7 @@ class City:
         fields = trained.catalogue.items.categorical
         if kind is not None and kind not in fields:
             raise ConfigError(f"kind={kind!r} is no categorical item field; the log has {sorted(fields)}")
-        names = [
-            f.name for f in trained.catalogue.schema.select("item", "categorical")
-        ]  # as the log has them
+        names = [f.name for f in trained.catalogue.schema.select("item", "categorical")]
         chosen = kind or next(iter(names), None)
         items = slice(FIRST, FIRST + len(trained.vocabulary["item"].texts))
         none = np.full(len(trained.vocabulary["item"].texts), -1)

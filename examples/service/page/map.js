@@ -22,6 +22,7 @@ export class CityMap {
     this.items = { places: [], colours: [] };
     this.recent = [];
     this.ranked = [];
+    this.marks = []; // of the ranking, on the screen
     this.place = null;
     this.radius = null;
     this.lit = -1;
@@ -184,13 +185,50 @@ export class CityMap {
   paintRanked(pen) {
     pen.textAlign = "center";
     pen.textBaseline = "middle";
+    this.marks = this.spread();
+    this.marks.forEach((mark, i) => {
+      if (!mark || mark.away < 3) return; // who had to give way is tied to where it is
+      const [x, y] = this.toScreen(this.ranked[i]);
+      pen.strokeStyle = pen.fillStyle = ACCENT;
+      pen.lineWidth = 1.2;
+      pen.beginPath();
+      pen.moveTo(x, y);
+      pen.lineTo(mark.x, mark.y);
+      pen.stroke();
+      pen.beginPath();
+      pen.arc(x, y, 2.5, 0, 7);
+      pen.fill();
+    });
     for (let i = this.ranked.length - 1; i >= 0; i--) this.paintMark(pen, i);
     if (this.lit >= 0 && this.lit < this.ranked.length) this.paintMark(pen, this.lit);
   }
 
+  // Marks on the screen, pushed apart where they would hide one another or the pin.
+  spread() {
+    const marks = this.ranked.map((place, i) => {
+      if (!place) return null;
+      const [x, y] = this.toScreen(place), turn = 2.4 * i; // so that marks of one place go different ways
+      return { x: x + Math.cos(turn), y: y + Math.sin(turn), from: [x, y] };
+    });
+    const pin = this.place && this.toScreen(this.place);
+    const fixed = pin ? [{ x: pin[0], y: pin[1] - 18 }, { x: pin[0], y: pin[1] - 4 }] : [];
+    for (let round = 0; round < 60; round++) {
+      for (const a of marks.filter(Boolean)) {
+        for (const b of [...marks.filter(Boolean), ...fixed]) {
+          const [right, lower] = [a.x - b.x, a.y - b.y], far = Math.hypot(right, lower) || 1;
+          if (a === b || far > 23) continue;
+          const by = (23 - far) / far / 2;
+          [a.x, a.y] = [a.x + right * by, a.y + lower * by];
+        }
+      }
+    }
+    for (const mark of marks) if (mark) mark.away = Math.hypot(mark.x - mark.from[0], mark.y - mark.from[1]);
+    return marks;
+  }
+
   paintMark(pen, i) {
     if (!this.ranked[i]) return;
-    const [x, y] = this.toScreen(this.ranked[i]), r = (i < 3 ? 11 : 9) + (i === this.lit ? 3 : 0);
+    const { x, y } = this.marks[i], r = (i < 3 ? 11 : 9) + (i === this.lit ? 3 : 0);
     pen.beginPath();
     pen.arc(x, y, r, 0, 7);
     pen.fillStyle = ACCENT;
@@ -307,22 +345,12 @@ export class CityMap {
 
   // What is under the pointer: a mark of the ranking before an item.
   hover([x, y]) {
-    const near = (place, most) => {
-      if (!place) return Infinity;
-      const [a, b] = this.toScreen(place), far = Math.hypot(a - x, b - y);
-      return far <= most ? far : Infinity;
-    };
-    let mark = -1, item = -1, best = Infinity;
-    this.ranked.forEach((place, i) => {
-      const far = near(place, 12);
-      if (far < best) [mark, best] = [i, far];
-    });
-    if (mark < 0) {
-      this.items.places.forEach((place, i) => {
-        const far = near(place, 6);
-        if (far < best) [item, best] = [i, far];
-      });
-    }
+    const nearest = (points, most) => points.reduce(([found, best], point, i) => {
+      const far = point ? Math.hypot(point[0] - x, point[1] - y) : Infinity;
+      return far < best ? [i, far] : [found, best];
+    }, [-1, most])[0];
+    const mark = nearest(this.marks.map((own) => own && [own.x, own.y]), 12);
+    const item = mark >= 0 ? -1 : nearest(this.items.places.map((place) => place && this.toScreen(place)), 6);
     this.onHover(mark, item, x, y);
   }
 }

@@ -85,9 +85,10 @@ function change(more) {
   byId("hour").setAttribute("aria-valuetext", hours(state.half));
   const from = placeOf(last());
   const where = !state.place ? "nowhere yet: click on the map"
-    : from ? `${kilometres(distance(from, state.place))} from the last place`
-      : state.place.map((degrees) => degrees.toFixed(4)).join(", ");
-  byId("moment").textContent = `Asked for ${said(moment(), offset())}, ${where}.`;
+    : from && distance(from, state.place) < 0.001 ? "at the last place"
+      : from ? `${kilometres(distance(from, state.place))} from the last place`
+        : state.place.map((degrees) => degrees.toFixed(4)).join(", ");
+  byId("moment").textContent = `${said(moment(), offset())}, ${where}`;
   map.place = state.place;
   map.radius = state.radius;
   map.draw();
@@ -119,7 +120,9 @@ function ask() {
       show(request.user, answer.answers[0].items);
       trouble(null);
     } catch (error) {
-      if (error.name !== "AbortError") trouble(error, ask);
+      if (error.name === "AbortError") return;
+      trouble(error, ask);
+      if (error.status === 503) timer = setTimeout(ask, 3000); // busy, or still compiling
     }
   }, 60);
 }
@@ -275,8 +278,9 @@ async function choose(user, given = {}) {
   change({ day: weekday(since), half: Math.floor((((since % DAY) + DAY) % DAY) / 1800), place, radius: null, ...given });
 }
 
+// The user and the places of the last day or so.
 function view(place) {
-  map.fit([...map.recent, ...(place ? [place] : [])], 3);
+  map.fit([...map.recent.slice(-6), ...(place ? [place] : [])], 3);
 }
 
 function middle() {
