@@ -242,6 +242,10 @@ class Engine:
         device, host = each * (self.settings.capacity + 1), each * self.settings.users
         return {"user": each, "device": device, "host": host}
 
+    def users(self) -> list[str]:
+        """Ids of all users with events, in the order in which they came."""
+        return list(self._core.users.names)
+
     def status(self) -> dict[str, Any]:
         """Numbers for a monitor: events ever accepted, users, evictions, counts by cause since the start."""
         core = self._core
@@ -251,7 +255,7 @@ class Engine:
             "users": len(core.users),
             "evictions": core.slots.evictions,
             "waiting": sum(len(rows) for rows in list(core.users.pending.values())),
-            "counts": dict(core.counts + core.codec.counts),
+            "counts": dict(core.counts.copy() + core.codec.counts.copy()),  # others may count meanwhile
             "memory": self.memory(),
         }
 
