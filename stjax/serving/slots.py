@@ -20,7 +20,8 @@ class Slots:
 
     def __init__(self, programs: Programs, users: int) -> None:
         self._programs, self.capacity = programs, programs.capacity
-        self.states: States = programs.initial()
+        # Bound to the device from the start, as what programs return is: else the first call compiles again.
+        self.states: States = jax.tree.map(lambda x: jax.device_put(x, x.sharding), programs.initial())
         shapes = jax.eval_shape(programs.initial)
         self._host = jax.tree.map(lambda x: np.zeros((users, *x.shape[1:]), x.dtype), shapes)
         self.slot = np.full(users, NOWHERE, np.int64)  # of each user

@@ -14,7 +14,7 @@ export function distance(a, b) {
 }
 
 export class CityMap {
-  // items: {id, place, colour} by column. onPlace: called with [latitude, longitude] when it is moved.
+  // items: {id, place, colour} by column. onPlace: called with [latitude, longitude] when it is moved, and "keys" if by them.
   constructor(canvas, onPlace, onHover) {
     this.canvas = canvas;
     this.onPlace = onPlace;
@@ -337,7 +337,7 @@ export class CityMap {
       const [x, y] = this.toScreen(this.place), [right, lower] = ways[event.key];
       const to = this.toPlace(x + right * step, y + lower * step);
       if (!this.sees(to)) this.centre = to;
-      this.onPlace(to);
+      this.onPlace(to, "keys");
       this.moved();
     } else return;
     event.preventDefault();

@@ -15,8 +15,10 @@ const make = (tag, className, text) => {
 
 const city = { index: new Map(), id: [], place: [], kind: [], kinds: [], colours: [] };
 const state = { user: "", events: [], place: null, day: 0, half: 24, radius: null, model: null };
-let shown = null; // the answer on the page: {user, items}
-const map = new CityMap(byId("map"), (place) => change({ place }), hovered);
+let shown = null; // the answer on the page: {user, items, asked}
+let base = null; // the answer that moves are told against: the one before the control that is moved now
+let moving = "";
+const map = new CityMap(byId("map"), (place, by) => change({ place }, by), hovered);
 
 // ---- calls
 
@@ -74,7 +76,10 @@ const kilometres = (km) => (km < 0.995 ? `${Math.round(km * 1000)} m` : `${km.to
 
 // ---- what is asked
 
-function change(more) {
+// by: the control that is moved; as long as it is the same one, moves are told against one answer.
+function change(more, by) {
+  if (!by || by !== moving) base = shown;
+  moving = by;
   Object.assign(state, more);
   byId("day").value = state.day;
   byId("hour").value = state.half;
@@ -83,17 +88,20 @@ function change(more) {
   byId("hour-said").value = hours(state.half);
   byId("day").setAttribute("aria-valuetext", DAYS[state.day]);
   byId("hour").setAttribute("aria-valuetext", hours(state.half));
-  const from = placeOf(last());
-  const where = !state.place ? "nowhere yet: click on the map"
-    : from && distance(from, state.place) < 0.001 ? "at the last place"
-      : from ? `${kilometres(distance(from, state.place))} from the last place`
-        : state.place.map((degrees) => degrees.toFixed(4)).join(", ");
-  byId("moment").textContent = `${said(moment(), offset())}, ${where}`;
+  byId("moment").textContent = `${said(moment(), offset())}, ${where(state.place)}`;
   map.place = state.place;
   map.radius = state.radius;
   map.draw();
   keep();
   ask();
+}
+
+function where(place) {
+  const from = placeOf(last());
+  if (!place) return "nowhere yet: click on the map";
+  if (!from) return place.map((degrees) => degrees.toFixed(4)).join(", ");
+  const far = distance(from, place);
+  return far < 0.001 ? "at the last place" : `${kilometres(far)} from the last place`;
 }
 
 function keep() {
@@ -117,7 +125,7 @@ function ask() {
     const k = Math.min(K, city.id.length, state.model.limits.k);
     try {
       const answer = await call("/recommendations", { requests: [request], k }, own.signal);
-      show(request.user, answer.answers[0].items);
+      show(request, answer.answers[0].items);
       trouble(null);
     } catch (error) {
       if (error.name === "AbortError") return;
@@ -142,17 +150,22 @@ function trouble(error, again) {
 
 // ---- what is answered
 
-function show(user, items) {
-  const before = shown?.user === user ? shown.items.map((each) => each.item) : null;
+function show(request, items) {
+  const against = base?.user === request.user ? base : null;
+  const before = against?.items.map((each) => each.item);
   const list = byId("answer"), old = new Map();
   for (const row of list.children) old.set(row.dataset.item, row.getBoundingClientRect().top);
-  shown = { user, items };
+  const asked = [said(request.time, request.utc_offset)];
+  if (request.place) asked.push(where(request.place));
+  if (request.within_km) asked.push(`within ${kilometres(request.within_km)}`);
+  shown = { user: request.user, items, asked };
   list.replaceChildren(...items.map((each, i) => row(each, i, items, before)));
   if (!items.length) list.append(make("li", "none", "No place may be answered here: allow a greater distance."));
   list.setAttribute("aria-busy", "false");
   slide(list, old);
   const gone = before?.filter((id) => !items.some((each) => each.item === id)) ?? [];
-  byId("gone").textContent = gone.length ? `No longer here: ${gone.join(", ")}` : "";
+  byId("against").textContent = against ? `Moves since ${against.asked.join(", ")}` : "";
+  byId("gone").textContent = byId("gone").title = gone.length ? `No longer among them: ${gone.join("; ")}` : "";
   byId("said").textContent = items.length ? `First now: ${items[0].item}. ${gone.length} of ${K} are new.` : "";
   map.ranked = items.map((each) => city.place[city.index.get(each.item)] ?? null);
   map.lit = -1;
@@ -343,8 +356,8 @@ async function start() {
   }
 }
 
-byId("day").oninput = (event) => change({ day: Number(event.target.value) });
-byId("hour").oninput = (event) => change({ half: Number(event.target.value) });
+byId("day").oninput = (event) => change({ day: Number(event.target.value) }, "day");
+byId("hour").oninput = (event) => change({ half: Number(event.target.value) }, "hour");
 byId("radius").onchange = (event) => change({ radius: Number(event.target.value) || null });
 byId("back").onclick = () => choose(state.user);
 byId("user").oninput = (event) => suggest(event.target.value).catch(() => {});
@@ -359,4 +372,5 @@ byId("closer").onclick = () => map.zoom(1.5);
 byId("farther").onclick = () => map.zoom(1 / 1.5);
 byId("own").onclick = () => view(state.place);
 byId("whole").onclick = () => map.fit(city.place.filter(Boolean), 1);
+byId("key").open = !matchMedia("(max-width: 52rem)").matches;
 start();
