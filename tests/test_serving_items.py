@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from stjax.events import FIRST, UNSEEN
 from stjax.serving import Event, Item
 from stjax.serving.codec import BadEvent
+from stjax.serving.journal import JournalError
 from tests.serving import ALL, START, parts, plain, request, start, stream
 from tests.test_serving_threads import compilations
 
@@ -91,6 +94,20 @@ def check(engine, made) -> dict[str, float]:
     engine.add_items([Item("bare")])
     engine.observe([Event("b", "bare", START + 99)])
     return scores(engine, request("b", 3), ALL)
+
+
+def test_a_full_disk_adds_nothing(made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int, content: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with start(made, capacity=2, spare_items=2, folder=tmp_path) as engine:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", full)
+            with pytest.raises(JournalError):
+                engine.add_items([Item("new")])
+        assert "new" not in scores(engine, request("user3", 3), ALL)
+        engine.add_items([Item("new")])
+        assert "new" in scores(engine, request("user3", 3, allow=["new"]), 1)
 
 
 def test_what_cannot_be_added_is_told(made) -> None:

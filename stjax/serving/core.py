@@ -85,7 +85,7 @@ class Core:
 
     def add_item(self, item: Item) -> None:
         """Use a row in reserve; `refresh` makes it known to the programs. Raises BadEvent."""
-        self.catalogue.add(item)
+        self.catalogue.add(self.catalogue.prepared(item))
 
     def refresh(self) -> None:
         """Compute anew what depends on the catalogue."""

@@ -146,7 +146,7 @@ class Engine:
         """Items that training has not seen, by their content: they can be observed and answered at once.
 
         A model scores them by their fields and place, with the popularity of an average item. Raises BadEvent
-        for an item that is known or cannot be used; those before it are added.
+        for an item that is known or cannot be used, JournalError for a full disk; those before it are added.
         """
         self._combiner.exclusively(lambda: self._add_items(items))
 
@@ -237,7 +237,10 @@ class Engine:
             self._combiner.exclusively(self._record.close)
 
     def memory(self) -> dict[str, int]:
-        """Bytes: of one user's state, of all on the device, of all on the host at most."""
+        """Bytes: of one user's state, of all on the device, of all on the host at most.
+
+        Beside them the host keeps the ids of the items that each user had, for `exclude_seen`.
+        """
         each = self._core.programs.bytes_per_user()
         device, host = each * (self.settings.capacity + 1), each * self.settings.users
         return {"user": each, "device": device, "host": host}
@@ -308,9 +311,10 @@ class Engine:
     def _add_items(self, items: Sequence[Item]) -> None:
         try:
             for item in items:
-                self._core.add_item(item)
+                new = self._core.catalogue.prepared(item)
                 if self._record is not None:
-                    self._record.append([item])
+                    self._record.append([new.item])  # raises before anything has changed
+                self._core.catalogue.add(new)
         finally:
             self._core.refresh()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,15 @@ from stjax.serving.codec import BadEvent, Codec, check_id
 from stjax.serving.messages import Item
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """An item that may be added. values: what its fields keep, by name."""
+
+    item: Item
+    place: tuple[float, float]
+    values: Mapping[str, Any]
+
+
 class Items:
     """The catalogue as NumPy arrays, with `spare` rows after those that training has seen."""
 
@@ -21,10 +31,11 @@ class Items:
         self._codec, self._words = codec, codec.vocabulary["item"]
         self.spare = spare
         self.catalogue = reserved(catalogue, spare) if spare else catalogue
+        self._fields = {f.name: f for f in catalogue.schema.fields if f.role == "item"}
         self.added: list[Item] = []
 
-    def add(self, item: Item) -> None:
-        """Use one more row. Raises BadEvent for an item that cannot be used, and where no row is left.
+    def prepared(self, item: Item) -> Prepared:
+        """Check an item; changes nothing. Raises BadEvent where it cannot be used, or no row is left.
 
         What its fields say that training has not seen is counted, as for events.
         """
@@ -36,19 +47,29 @@ class Items:
                 f"there is room for {self.spare:,} new items and {name!r} is one more: start the engine with"
                 " more `spare_items`"
             )
-        fields = {f.name: f for f in self.catalogue.schema.fields if f.role == "item"}
-        if wrong := sorted(set(item.fields) - set(fields)):
-            raise BadEvent(f"item {name!r} has no field {wrong[0]!r}; the catalogue has {sorted(fields)}")
-        place = self._codec.place(item.place)
-        values = {field: self._value(fields[field], value) for field, value in item.fields.items()}
-        row = self._words.add(name)
-        self.catalogue.place[row] = place
-        for field, value in values.items():
-            column = getattr(self.catalogue.items, fields[field].kind)[field]
-            column[row] = value
+        if wrong := sorted(set(item.fields) - set(self._fields)):
+            raise BadEvent(
+                f"item {name!r} has no field {wrong[0]!r}; the catalogue has {sorted(self._fields)}"
+            )
+        values = {field: self._value(self._fields[field], value) for field, value in item.fields.items()}
         # What is not a number is unknown, in the snapshots' JSON, too.
         unknown = {n for n, v in values.items() if np.asarray(v).dtype.kind == "f" and np.isnan(v).any()}
-        self.added.append(dataclasses.replace(item, fields={**item.fields, **dict.fromkeys(unknown)}))
+        place = self._codec.place(item.place)
+        kept = dataclasses.replace(
+            item,
+            place=None if math.isnan(place[0]) else item.place,
+            fields={**item.fields, **dict.fromkeys(unknown)},
+        )
+        return Prepared(kept, place, values)
+
+    def add(self, new: Prepared) -> None:
+        """Use one more row for an item that was prepared just before."""
+        row = self._words.add(str(new.item.id))
+        self.catalogue.place[row] = new.place
+        for field, value in new.values.items():
+            column = getattr(self.catalogue.items, self._fields[field].kind)[field]
+            column[row] = value
+        self.added.append(new.item)
         self.catalogue = dataclasses.replace(self.catalogue, count=np.int32(len(self._words)))
 
     def _value(self, f: Field, value: Any) -> Any:
