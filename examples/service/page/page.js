@@ -64,10 +64,9 @@ function moment() {
   return (local < since ? local + 7 * DAY : local) - offset();
 }
 
-function said(time, shift) {
+function said(time, shift, more = { year: "numeric" }) {
   return new Date((time + shift) * 1000).toLocaleString("en-GB", {
-    timeZone: "UTC", weekday: "short", day: "numeric", month: "short", year: "numeric", hour: "2-digit",
-    minute: "2-digit",
+    timeZone: "UTC", weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit", ...more,
   });
 }
 
@@ -155,7 +154,7 @@ function show(request, items) {
   const before = against?.items.map((each) => each.item);
   const list = byId("answer"), old = new Map();
   for (const row of list.children) old.set(row.dataset.item, row.getBoundingClientRect().top);
-  const asked = [said(request.time, request.utc_offset)];
+  const asked = [said(request.time, request.utc_offset, {})];
   if (request.place) asked.push(where(request.place));
   if (request.within_km) asked.push(`within ${kilometres(request.within_km)}`);
   shown = { user: request.user, items, asked };
