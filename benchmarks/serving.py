@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import time
+from array import array
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -163,22 +164,24 @@ def soak(args: argparse.Namespace) -> None:
         _say("warm up", seconds=round(engine.warm_up(), 1), memory=engine.memory())
         before, stop = len(compiled), time.monotonic() + args.seconds
         latencies: list[tuple[str, float]] = []
-        kept: list[list[Event]] = [[] for _ in range(4)]
+        kept = [array("q") for _ in range(4)]  # user, item and time, packed: its memory is not the engine's
 
         def work(t: int) -> None:
             random, clock = np.random.default_rng(t), 0
             while time.monotonic() < stop:
                 clock += 60
-                users = [f"u{4 * k + t}" for k in random.integers(USERS // 4, size=random.integers(1, 6))]
-                late = random.integers(0, 100, len(users)).tolist()
-                events = [
-                    Event(u, f"i{random.integers(20_000)}", clock + 200 - ago, 0)
-                    for u, ago in zip(users, late, strict=True)
-                ]
+                size = int(random.integers(1, 6))
+                who = (4 * random.integers(USERS // 4, size=size) + t).tolist()
+                what = random.integers(20_000, size=size).tolist()
+                when = (clock + 200 - random.integers(0, 100, size)).tolist()
+                told = list(zip(who, what, when, strict=True))
+                events, users = [_told(*one) for one in told], [f"u{u}" for u in who]
                 begin = time.perf_counter()
                 done = engine.observe(events)
                 latencies.append(("observe", time.perf_counter() - begin))
-                kept[t] += [event for k, event in enumerate(events) if k not in done.refused]
+                for k, one in enumerate(told):
+                    if k not in done.refused:
+                        kept[t].extend(one)
                 begin = time.perf_counter()
                 engine.recommend([Request(u, clock + 300, exclude_seen=bool(clock % 7)) for u in users], 10)
                 latencies.append(("recommend", time.perf_counter() - begin))
@@ -191,7 +194,7 @@ def soak(args: argparse.Namespace) -> None:
             time.sleep(min(10.0, args.seconds / 20))
             memory.append(_resident())
         times = {k: _spread([s for kind, s in latencies if kind == k]) for k in ("observe", "recommend")}
-        accepted = sum(map(len, kept))
+        accepted = sum(map(len, kept)) // 3
         _say(
             "soak",
             seconds=args.seconds,
@@ -204,13 +207,17 @@ def soak(args: argparse.Namespace) -> None:
             **times,
         )
         replay = Engine(*made, settings=Settings(users=USERS, capacity=USERS, shapes=shapes))
-        replay.observe([event for own in kept for event in own])
+        replay.observe([_told(*own[k : k + 3]) for own in kept for k in range(0, len(own), 3)])
         requests = [Request(f"u{k}", 10**8) for k in range(0, USERS, 7)]
         worst = 0.0
         for a, b in zip(engine.recommend(requests, 100), replay.recommend(requests, 100), strict=True):
             worst = max(worst, float(np.abs(np.sort(a.scores) - np.sort(b.scores)).max()))
         _say("replay", users=len(requests), largest_difference=worst)
         engine.close()
+
+
+def _told(user: int, item: int, time: int) -> Event:
+    return Event(f"u{user}", f"i{item}", time, 0)
 
 
 def _parts(interest: Interest, items: int) -> tuple[Recommender, Any, Catalogue, dict[str, Vocabulary]]:

@@ -72,8 +72,8 @@ class Codec:
         """Unix seconds to seconds since the schema's epoch. Raises BadEvent where an int32 cannot hold it."""
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float, np.number)):
             raise BadEvent(f"time={seconds!r} must be Unix seconds, a number")
-        if not math.isfinite(seconds):
-            raise BadEvent(f"time={seconds!r} must be Unix seconds")
+        if not -1e15 < seconds < 1e15:  # NaN, infinity, and integers that no float holds
+            raise BadEvent(f"time={str(seconds)[:20]} must be Unix seconds")
         since = math.floor(seconds) - self.schema.epoch
         if not -INT32 < since < INT32:
             raise BadEvent(
@@ -88,7 +88,7 @@ class Codec:
             return math.nan, math.nan
         try:
             latitude, longitude = map(float, place)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise BadEvent(f"place={place!r} must be (latitude, longitude) in degrees") from None
         if abs(latitude) <= 90 and abs(longitude) <= 180:  # False for NaN
             return latitude, longitude
@@ -155,7 +155,7 @@ class Codec:
         width = f.size if f.kind == "vector" else 1
         try:
             numbers = np.asarray(np.nan if value is None else value, np.float32).reshape(-1)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise BadEvent(f"{where}={value!r} must be numbers") from None
         if value is None:
             return np.full(width, np.nan, np.float32) if f.kind == "vector" else np.nan
