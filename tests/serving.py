@@ -98,6 +98,13 @@ def stream(count: int, users: int = 7, seed: int = 0, ties: float = 0.1) -> list
     ]
 
 
+def delayed(events: list[Event], most: int, seed: int) -> list[Event]:
+    """The events in the order in which they arrive, each up to `most` seconds after its time."""
+    random = np.random.default_rng(seed)
+    arrival = [event.time + random.integers(0, most + 1) for event in events]
+    return [events[k] for k in np.argsort(arrival, kind="stable")]
+
+
 def request(user: str, seed: int = 0, **more: Any) -> Request:
     """A request some time after the stream."""
     random = np.random.default_rng(seed)

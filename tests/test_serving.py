@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from stjax.nn import Ensemble
 from stjax.serving import Shapes
 from tests.library import ENCODERS, INTERESTS
-from tests.serving import ALL, assert_equal, build, parts, plain, request, start, stream
+from tests.serving import ALL, assert_equal, build, delayed, parts, plain, request, start, stream
 
 FEW = Shapes(batches=(3,), chunks=(4,), tops=(ALL,))  # compiling takes most of the time
 USERS = [f"user{k}" for k in range(2, 10)]  # the last one never does anything
@@ -25,15 +27,24 @@ def in_calls(events: list, seed: int, most: int = 9) -> list[list]:
 
 
 @pytest.mark.parametrize("interest", INTERESTS)
-def test_answers_are_those_of_the_forward_pass(interest: str) -> None:
-    made = parts(plain(INTERESTS[interest], known=("time", "place", "scene")))
-    events, engine = stream(83), start(made, capacity=3, shapes=FEW)
-    for call in in_calls(events, 1):
-        backwards = sorted(call, key=lambda event: -event.time)  # stable: ties in time keep their order
-        done = engine.observe(backwards)
-        assert done.accepted == len(call) and not done.refused
-    assert engine.status()["evictions"] > 20
-    assert_equal(engine, made, events, [request(user, k) for k, user in enumerate(USERS)])
+def test_answers_are_those_of_the_forward_pass(interest: str, tmp_path: Path) -> None:
+    """Of events that come late, with users who give way to others, before and after a restart."""
+    made, lateness = parts(plain(INTERESTS[interest], known=("time", "place", "scene"))), 50_000
+    events = delayed(stream(83), lateness, seed=1)
+    calls, requests = in_calls(events, 1), [request(user, k) for k, user in enumerate(USERS)]
+    settings = {"capacity": 3, "shapes": FEW, "lateness": lateness, "waiting": 20, "folder": tmp_path}
+    for part in (calls[:9], calls[9:]):
+        with start(made, **settings) as engine:
+            for call in part:
+                backwards = sorted(call, key=lambda event: -event.time)  # stable: ties keep their order
+                done = engine.observe(backwards)
+                assert done.accepted == len(call) and not done.refused
+            if len(part) == 9:
+                engine.save()  # the second part begins from it
+            so_far = events[: engine.status()["events"]]
+            assert engine.status()["evictions"] > 5
+            assert_equal(engine, made, so_far, requests)
+    assert len(so_far) == len(events)
 
 
 def test_everything_at_once() -> None:

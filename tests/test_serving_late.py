@@ -7,14 +7,7 @@ import pytest
 
 from stjax.serving import Event
 from tests.counting import counting, counts, last
-from tests.serving import assert_equal, parts, plain, request, start, stream
-
-
-def delayed(events: list[Event], most: int, seed: int) -> list[Event]:
-    """The events in the order in which they arrive, each up to `most` seconds after its time."""
-    random = np.random.default_rng(seed)
-    arrival = [event.time + random.integers(0, most + 1) for event in events]
-    return [events[k] for k in np.argsort(arrival, kind="stable")]
+from tests.serving import assert_equal, delayed, parts, plain, request, start, stream
 
 
 @pytest.mark.parametrize("waiting", [3, 50])
