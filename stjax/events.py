@@ -50,6 +50,8 @@ class Schema:
     epoch: Unix seconds at which `Events.time` is 0. Always a Monday 00:00, so that calendar phases are
       remainders of local time.
     place: whether events carry coordinates.
+    multiple: learned tables of items and users have a multiple of it as rows, the last ones empty, so that
+      devices can share them.
     """
 
     items: int
@@ -57,6 +59,17 @@ class Schema:
     epoch: int
     place: bool
     fields: tuple[Field, ...] = ()
+    multiple: int = 1
+
+    @property
+    def item_rows(self) -> int:
+        """Rows of a learned table of items."""
+        return -(-self.items // self.multiple) * self.multiple
+
+    @property
+    def user_rows(self) -> int:
+        """Rows of a learned table of users."""
+        return -(-self.users // self.multiple) * self.multiple
 
     def __getitem__(self, name: str) -> Field:
         """The field of that name. Raises KeyError with the names that exist."""

@@ -216,7 +216,7 @@ def test_the_stream_passes_epochs_without_end(dataset):
     [
         ({"process_count": 5, "buckets": None}, "6] rows cannot be shared by 5 processes"),
         ({"process_index": 2, "process_count": 2}, "process_index=2"),
-        ({"multiple": 4}, "batch_size=6 is not a multiple of 4"),
+        ({"multiple": 3, "process_count": 2}, "multiple=3 is not a multiple of 2"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"buckets": (2, 12)}, "from 1 to length=11"),
         ({"overlap": 11}, "overlap=11"),

@@ -28,9 +28,10 @@ class Dataset:
     field's vocabulary holds the values of the items or users that training has seen. train_rows: int64,
     sorted by user and time.
     train_bounds: int64 (U+1,), the k-th user's part of train_rows. notes: counts by cause.
+    multiple: becomes that of the schema.
     """
 
-    def __init__(self, store: EventStore, split: Split) -> None:
+    def __init__(self, store: EventStore, split: Split, multiple: int = 1) -> None:
         if len(split.label) != len(store):
             raise ProtocolError(
                 f"a split of {len(split.label)} rows does not fit the {len(store)} of {store.path}"
@@ -48,7 +49,7 @@ class Dataset:
         self._columns = {name: np.asarray(column) for name, column in store.columns.items()}
         self.remap = self._remap()
         self._identity = {name: bool((ids == np.arange(len(ids))).all()) for name, ids in self.remap.items()}
-        self.schema = self._schema()
+        self.schema = dataclasses.replace(self._schema(), multiple=multiple)
         self.notes = {**split.notes, "history": split.history}
         self._targets = {part: self._kept(part) for part in PARTS}
 

@@ -29,11 +29,11 @@ class Batches:
     number of leading positions of a later window of a user that give context only. batch_size:
     sequences per batch of full length, over all processes.
     buckets: lengths below `length`; windows go to the smallest that holds them, each batch comes
-    from one bucket, and shorter ones have more rows: batch_size · length / bucket, rounded down to
-    a multiple of `multiple`. multiple: what divides every batch (devices that share it). The last
-    batch of a bucket is filled up with empty rows: no valid event, weight 0.
+    from one bucket, and shorter ones have more rows: batch_size · length / bucket, rounded down.
+    multiple: what divides the rows of every batch (devices that share it). Batches are filled up to
+    it, and the last batch of a bucket to the others' size, with empty rows: no valid event, weight 0.
     process_index, process_count: this process gathers its equal part of the rows of every batch;
-    what a batch holds over all processes does not depend on their number.
+    what a batch holds over all processes does not depend on their number, nor on `multiple`.
     Raises UserError for settings that do not fit each other, or where no user has two training
     events.
     """
@@ -53,15 +53,13 @@ class Batches:
     ) -> None:
         if not 0 <= process_index < process_count:
             raise UserError(f"process_index={process_index} is not below {process_count}")
-        if batch_size < 1 or batch_size % multiple:
-            raise UserError(f"batch_size={batch_size} is not a multiple of {multiple}")
+        if batch_size < 1:
+            raise UserError(f"batch_size={batch_size} must be at least 1")
+        if multiple < 1 or multiple % process_count:
+            raise UserError(f"multiple={multiple} is not a multiple of {process_count} processes")
         sizes = bucket_sizes(buckets, length)
-        rows = batch_size * length // sizes // multiple * multiple
-        if (rows % process_count).any():
-            raise UserError(
-                f"batches of {rows.tolist()} rows cannot be shared by {process_count} processes: "
-                f"make batch_size and multiple={multiple} multiples of {process_count}"
-            )
+        rows = batch_size * length // sizes
+        self._multiple = multiple
         self.dataset = dataset
         self.seed = seed
         self.process = process_index, process_count
@@ -94,7 +92,7 @@ class Batches:
     @property
     def shapes(self) -> list[tuple[int, int]]:
         """The shapes (B, L) of weights that occur in this process."""
-        return [(rows // self.process[1], length) for length, rows, _ in self.buckets]
+        return [(self._part(rows), length) for length, rows, _ in self.buckets]
 
     def __len__(self) -> int:
         """A number without practical meaning, as Grain asks for one: the batches have no end."""
@@ -108,10 +106,13 @@ class Batches:
         k = int(np.searchsorted(self._last, which, side="right"))
         length, rows, _ = self.buckets[k]
         nth = which - (int(self._last[k - 1]) if k else 0)
-        process, processes = self.process
-        part = rows // processes
-        begin = nth * rows + process * part
-        return self._gather(windows[k][begin : begin + part], part, length)
+        part, process = self._part(rows), self.process[0]
+        whole = windows[k][nth * rows : (nth + 1) * rows]
+        return self._gather(whole[process * part : (process + 1) * part], part, length)
+
+    def _part(self, rows: int) -> int:
+        """This process's rows of a batch that is filled up to the multiple."""
+        return -(-rows // self._multiple) * self._multiple // self.process[1]
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, list[np.ndarray]]:
         """The order of batches, and of the windows within each bucket, of one epoch."""

@@ -64,7 +64,7 @@ def evaluate(
 
     def collect(question: Question, rank: Any) -> None:
         real = question.real
-        ranks.append(_checked(np.asarray(rank)[real], question.row[real], name))
+        ranks.append(_checked(fetched(rank)[real], question.row[real], name))
         if progress is not None:
             progress(done, total)
 
@@ -101,6 +101,15 @@ def evaluate(
         user=dataset.store.user_of(row[order]),
         facts={key: values[order] for key, values in columns.items()},
     )
+
+
+def fetched(x: Any) -> np.ndarray:
+    """An array as NumPy has it, also where its parts lie on devices of other processes."""
+    if isinstance(x, jax.Array) and not (x.is_fully_addressable or x.is_fully_replicated):
+        mesh = x.sharding.mesh  # pyright: ignore[reportAttributeAccessIssue] (a mesh is what spans processes)
+        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        x = jax.jit(lambda x: x, out_shardings=everywhere)(x)
+    return np.asarray(x)
 
 
 def seen_lists(offsets: np.ndarray, items: np.ndarray, size: int, width: int) -> np.ndarray:

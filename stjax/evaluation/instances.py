@@ -14,6 +14,7 @@ import numpy as np
 
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import PARTS, ProtocolError
+from stjax.evaluation.evaluate import fetched
 from stjax.evaluation.scored import Difference, Scored
 from stjax.events import FIRST, Query
 from stjax.metrics import auc, bootstrap_means, log_loss, mean_and_error
@@ -160,9 +161,9 @@ def evaluate_instances(
         mine = candidates[np.searchsorted(rows, question.row)]
         query = Query.of(question.target, scorer.known)
         if rank is not None:
-            score = np.asarray(rank(question.history, query, mine), np.float64)
+            score = fetched(rank(question.history, query, mine)).astype(np.float64)
         else:
-            whole = np.asarray(scorer(question.history, query, question.row), np.float64)
+            whole = fetched(scorer(question.history, query, question.row)).astype(np.float64)
             score = np.take_along_axis(whole, mine, axis=1)
         scores.append(score[question.real])
         found.append(question.row[question.real])

@@ -195,7 +195,8 @@ class ItemBias(nn.Module):
     @nn.compact
     def __call__(self, catalogue: Catalogue) -> jax.Array:
         """(V,)"""
-        bias = self.param("bias", nn.initializers.zeros, (catalogue.schema.items,))
+        schema = catalogue.schema
+        bias = self.param("bias", nn.initializers.zeros, (schema.item_rows,))[: schema.items]
         rows = catalogue.place.shape[0]
         if catalogue.count is None:
             return bias

@@ -161,7 +161,8 @@ def _by_blocks(f: Callable[[Any], jax.Array], args: Any, size: int) -> jax.Array
     if n <= size:
         return f(args)
 
-    def cut(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1)).reshape(-1, size, *x.shape[1:])
+    def cut(x: jax.Array) -> jax.Array:  # every n-th row, as in `softmax`
+        x = jnp.pad(x, [(0, -n % size)] + [(0, 0)] * (x.ndim - 1))
+        return x.reshape(size, -1, *x.shape[1:]).swapaxes(0, 1)
 
-    return jax.lax.map(jax.checkpoint(f), jax.tree.map(cut, args)).reshape(-1)[:n]
+    return jax.lax.map(jax.checkpoint(f), jax.tree.map(cut, args)).T.reshape(-1)[:n]

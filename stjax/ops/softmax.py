@@ -71,11 +71,14 @@ def _block_size(h: jax.Array, table: jax.Array) -> int:
 
 
 def _blocks(block: int, tree: Any) -> Any:
-    """Each (N, ...) as (ceil(N / block), block, ...), filled up with zeros."""
+    """Each (N, ...) as (ceil(N / block), block, ...), filled up with zeros.
+
+    A block takes every n-th position, so that where devices share the positions, they share each block.
+    """
 
     def cut(x: jax.Array) -> jax.Array:
         x = jnp.pad(x, [(0, -x.shape[0] % block)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(-1, block, *x.shape[1:])
+        return x.reshape(block, -1, *x.shape[1:]).swapaxes(0, 1)
 
     return jax.tree.map(cut, tree)
 
@@ -107,7 +110,7 @@ def _zeros(table: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def _joined(blocks: Any, n: int) -> Any:
     """The inverse of `_blocks`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], blocks)
+    return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:])[:n], blocks)
 
 
 def _log_prob_forward(h, table, bias, near, target, first, block) -> tuple[jax.Array, Any]:

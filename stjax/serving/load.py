@@ -50,7 +50,7 @@ def load_run(run: str | os.PathLike[str]) -> Trained:
             f"{path} holds a baseline, {type(experiment.model).__name__}: only models are served"
         )
     with RunFolder(path), Checkpoints(path / "checkpoints") as checkpoints:
-        setup = Setup.of(experiment)
+        setup = Setup.of(experiment, jax.local_devices()[:1])
         best = load_record(checkpoints, setup).best_step
         if best is None:
             raise CheckpointError(f"{path} has no validated checkpoint yet: train it to the end first")

@@ -36,6 +36,14 @@ class Command:
     """Run folder; by default runs/NAME."""
     eval_only: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Evaluate the best checkpoint of the run folder on the test part."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Of several processes: where the first one can be reached."""
+    processes: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many processes train together."""
+    process: Annotated[int | None, tyro.conf.arg(metavar="K")] = None
+    """Which of them this is, from 0."""
+    detect: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Take those three from the environment, as JAX detects it: Slurm, Kubernetes, a TPU pod, MPI."""
     config: tyro.conf.Suppress[Path] = Path()
 
     @property

@@ -11,6 +11,7 @@ import math
 import re
 from typing import Any, Literal
 
+import tyro
 from flax import linen as nn
 
 from stjax.errors import ConfigError
@@ -147,6 +148,36 @@ class Evaluation:
         _one_of(self, "select", ("AUC",) if self.negatives else metric_names(self.ks))
 
 
+AXES = ("data", "model")
+Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+RULES: Rules = (
+    (r"(.*/)?(items|users)/(table|embedding)", ("model", None)),
+    (r"head/bias/bias", ("model",)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharding:
+    """How arrays lie on the devices; one device needs none of it. Results do not depend on it."""
+
+    data: int = 0
+    """Devices that share the sequences of a batch; 0: all that `model` leaves."""
+    model: int = 1
+    """Devices that share the rows of the tables that `rules` name."""
+    rows_multiple: int = 1
+    """Tables of items and users get empty rows up to a multiple of it, so that they can be shared."""
+    fsdp: bool = False
+    """Whether `data` also shares the parameters, and with them the moments (FSDP; Zhao et al., 2023)."""
+    fsdp_size: int = 65_536
+    """Numbers that a parameter must have for that; smaller ones stay whole."""
+    rules: tyro.conf.Suppress[Rules] = RULES
+    """Patterns of whole parameter paths, and the axis of each leading dimension; the first match decides."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, 1, "model", "rows_multiple", "fsdp_size")
+        _at_least(self, 0, "data")
+
+
 def is_baseline(model: Any) -> bool:
     """Whether it is fitted to a dataset rather than trained by gradient steps."""
     return callable(getattr(model, "fit", None))
@@ -174,6 +205,7 @@ class Experiment:
     training: Training = Training()
     evaluation: Evaluation = Evaluation()
     baselines: tuple[Any, ...] = ()
+    sharding: Sharding = Sharding()
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w][\w.+-]*", self.name):
@@ -183,6 +215,7 @@ class Experiment:
             (self.optimizer, Optimizer, "optimizer"),
             (self.training, Training, "training"),
             (self.evaluation, Evaluation, "evaluation"),
+            (self.sharding, Sharding, "sharding"),
         ):
             if not isinstance(field, kind):
                 raise ConfigError(f"{sort} must be a {kind.__name__}, not {type(field).__name__}")

@@ -60,6 +60,16 @@ class Plan:
     metric: str
 
 
+class Nothing:
+    """In the place of a MetricLog, for a process that only helps."""
+
+    def write(self, *line: Any) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
 class MetricLog:
     """Writes each line of numbers to metrics.jsonl and to TensorBoard.
 
@@ -139,11 +149,11 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 class Narrator:
     """Tells of a run: numbers to the MetricLog, and to the console a progress bar and lines.
 
-    Without a terminal there is no bar, only one line per validation.
+    Without a terminal there is no bar, only one line per validation. folder: None writes nothing.
     """
 
-    def __init__(self, folder: Path, console: Console, clock: Clock, start: int, plan: Plan):
-        self._log = MetricLog(folder, start)
+    def __init__(self, folder: Path | None, console: Console, clock: Clock, start: int, plan: Plan):
+        self._log = Nothing() if folder is None else MetricLog(folder, start)
         self._console, self._clock, self._start, self._plan = console, clock, start, plan
         self._sequences = self._targets = 0.0
         self._began, self._since = time.monotonic(), clock["train"]
@@ -167,10 +177,10 @@ class Narrator:
         self._bar.stop()
         self._log.close()
 
-    def count(self, batch: Batch) -> None:
-        """A batch whose step counts for the speed."""
-        self._sequences += float((batch.weight.max(axis=1) > 0).sum())
-        self._targets += float(batch.weight.sum())
+    def count(self, batch: Batch, parts: int = 1) -> None:
+        """A batch whose step counts for the speed; of several equal parts this process has seen one."""
+        self._sequences += parts * float((batch.weight.max(axis=1) > 0).sum())
+        self._targets += parts * float(batch.weight.sum())
 
     def train(self, step: int, numbers: dict[str, float], best: float | None) -> None:
         """Means over the steps since the last such line."""

@@ -19,9 +19,9 @@ from rich.console import Console
 from stjax.data.pipeline import stream
 from stjax.data.protocols import VALID
 from stjax.errors import CheckpointError, TrainingError
-from stjax.events import Batch
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.logging import Clock, Narrator, Plan
+from stjax.training.processes import is_leader
 from stjax.training.report import measure
 from stjax.training.setup import Setup
 from stjax.training.state import Metrics
@@ -62,29 +62,30 @@ class Window:
     """The steps since the last line. Metrics stay on the device until they are read."""
 
     def __init__(self) -> None:
-        self._steps: list[tuple[int, Metrics, float]] = []
+        self._steps: list[tuple[int, Metrics]] = []
 
-    def add(self, step: int, metrics: Metrics, batch: Batch) -> None:
+    def add(self, step: int, metrics: Metrics) -> None:
         """One step that has been dispatched; `step` counts from 1."""
-        self._steps.append((step, metrics, float(batch.weight.sum())))
+        self._steps.append((step, metrics))
 
     def read(self) -> dict[str, float]:
         """Means since the last reading, weighted by targets. Waits for the device.
 
         Raises TrainingError, naming the step, where a loss or gradient is not finite.
         """
-        steps = [(step, jax.device_get(m), weight) for step, m, weight in self._steps]
+        steps = [(step, jax.device_get(m)) for step, m in self._steps]
         self._steps.clear()
-        for step, metrics, _ in steps:
+        for step, metrics in steps:
             if not metrics["finite"]:
                 raise TrainingError(
                     f"at step {step} the loss is {metrics['loss']} and the gradient's norm"
                     f" {metrics['gradient_norm']}; lower optimizer.learning_rate or set"
                     " optimizer.clip_norm"
                 )
-        total = sum(weight for *_, weight in steps)
-        names = [name for name in steps[0][1] if name != "finite"]
-        return {n: sum(float(m[n]) * w for _, m, w in steps) / total for n in names}
+        weighed = [(metrics, float(metrics["weight"])) for _, metrics in steps]
+        total = sum(weight for _, weight in weighed)
+        names = [name for name in steps[0][1] if name not in ("finite", "weight")]
+        return {n: sum(float(m[n]) * w for m, w in weighed) / total for n in names}
 
 
 def fit(
@@ -115,7 +116,7 @@ def fit(
 
     window, shapes = Window(), set()
     plan = Plan(setup.total_steps, per_epoch, settings.epochs, evaluation.select)
-    with Narrator(folder, console, clock, start, plan) as narrator:
+    with Narrator(folder if is_leader() else None, console, clock, start, plan) as narrator:
         for done in range(start + 1, setup.total_steps + 1):
             if record.stopped:
                 break
@@ -123,11 +124,11 @@ def fit(
             first = batch.weight.shape not in shapes  # this call traces and compiles
             shapes.add(batch.weight.shape)
             clock.enter("compile" if first else "train")
-            state, metrics = setup.step(setup.key, state, batch, setup.catalogue)
+            state, metrics = setup.step(setup.key, state, setup.placed(batch), setup.catalogue)
             clock.enter("train")
-            window.add(done, metrics, batch)
+            window.add(done, metrics)
             if not first:
-                narrator.count(batch)
+                narrator.count(batch, setup.batches.process[1])
 
             last = done == setup.total_steps
             validate = last or done % (per_epoch * settings.eval_every) == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -27,6 +27,7 @@ from stjax.evaluation import (
 )
 from stjax.events import Catalogue, Events, Query
 from stjax.training.experiment import Evaluation, Experiment
+from stjax.training.sharding import Layout
 
 Scores = Callable[[Any, Events, Query, Catalogue], jax.Array]
 Rank = Callable[[Any, Events, Query, Any, Catalogue], jax.Array]
@@ -71,22 +72,30 @@ class ModelScorer:
     scores: Scores
     params: Any
     catalogue: Catalogue
+    layout: Layout | None = None
 
     def __call__(self, history: Events, query: Query, rows: np.ndarray) -> jax.Array:
         """Scores (B, V); `rows` is not read: a model sees the history that it is given."""
-        del rows
-        return self.scores(self.params, history, query, self.catalogue)
+        size, (history, query) = len(rows), self._placed((history, query))
+        scores = self.scores(self.params, history, query, self.catalogue)
+        return scores if len(scores) == size else scores[:size]
+
+    def _placed(self, asked: Any) -> Any:
+        return asked if self.layout is None else self.layout.rows(asked)
 
 
 @dataclass(frozen=True)
 class RankingScorer(ModelScorer):
     """A model that also gives the odds of single candidates."""
 
-    odds: Rank
+    odds: Rank = field(kw_only=True)
 
     def rank(self, history: Events, query: Query, candidates: np.ndarray) -> jax.Array:
         """Logits (B, C) of the candidates (B, C)."""
-        return self.odds(self.params, history, query, candidates, self.catalogue)
+        size = len(candidates)
+        history, query, candidates = self._placed((history, query, candidates))
+        logits = self.odds(self.params, history, query, candidates, self.catalogue)
+        return logits if len(logits) == size else logits[:size]
 
 
 def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> Measured:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 
 from stjax.baselines.progress import LOGGER
@@ -21,29 +22,45 @@ from stjax.training.curves import draw_curves
 from stjax.training.experiment import Experiment, is_baseline
 from stjax.training.logging import Clock, read_lines
 from stjax.training.loop import fit, load_record
+from stjax.training.processes import is_leader, join, leave, meet
 from stjax.training.report import measure, measure_baselines, print_result, summarise
 from stjax.training.run_folder import RunFolder, hardware, versions
 from stjax.training.setup import Setup, open_dataset, use_compilation_cache
+from stjax.training.sharding import Layout
 from stjax.training.state import count_parameters
 
 
 def run(command: Command, console: Console) -> dict[str, Any]:
     """Do what the command says, from where its run folder stands; print and return the result.
 
+    Where the command names other processes they are met first.
     Raises UserError for all that a user can mend.
     """
+    together = join(command.coordinator, command.processes, command.process, command.detect)
+    result = _run(command, console)
+    if together:
+        leave()
+    return result
+
+
+def _run(command: Command, console: Console) -> dict[str, Any]:
     if command.eval_only and not (command.folder / "config.json").is_file():
         raise CheckpointError(
             f"{command.folder} holds no run to evaluate; train it first, or name it by --workdir"
         )
+    leader = is_leader()
+    if not leader:
+        console = Console(quiet=True)
     use_compilation_cache()
     # Orbax logs every failed thread of a save with its traceback, and then raises the failure.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    with RunFolder(command.folder) as folder, _room_for(command.folder), _shown(console):
-        # Another evaluation of the same parameters is allowed, other parameters are not.
-        ignore = ("evaluation",) if command.eval_only else ()
+    with RunFolder(command.folder, leader) as folder, _room_for(command.folder), _shown(console):
+        # A run may go on upon other devices. Another evaluation of the same parameters is allowed, other
+        # parameters are not.
+        ignore = ("sharding", "evaluation") if command.eval_only else ("sharding",)
         for remark in folder.claim(resolve(command.experiment), command.config, ignore):
             console.print(f"note: {remark}", highlight=False)
+        meet("the run folder is there")
         result = None if command.eval_only else folder.result
         if result is None:
             result = _make(command, folder, console)
@@ -107,7 +124,7 @@ def _train(command: Command, folder: RunFolder, console: Console, clock: Clock) 
             "parameters": count_parameters(state.params),
             "seed": experiment.training.seed,
         }
-    if not command.eval_only:
+    if folder.leader and not command.eval_only:
         clock.enter("curves")
         draw_curves(
             folder.path / "curves.png",
@@ -167,5 +184,15 @@ def _headline(setup: Setup) -> str:
     return (
         f"{setup.experiment.name}: {len(store):,} events{dropped} of {store.users:,} users,"
         f" {setup.dataset.schema.items:,} item ids in training, {per_epoch:,} steps per epoch\n"
+        f"{_devices(setup.layout)}"
         f"data quality: python -m stjax.data show {store.path}"
     )
+
+
+def _devices(layout: Layout) -> str:
+    """A line, where there are several."""
+    if layout.single:
+        return ""
+    of = f" of {jax.process_count()} processes" if jax.process_count() > 1 else ""
+    sizes = ", ".join(f"{axis} {size}" for axis, size in layout.mesh.shape.items())
+    return f"{layout.mesh.size} devices{of}: {sizes}\n"

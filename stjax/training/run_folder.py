@@ -1,4 +1,4 @@
-"""The run folder: one experiment, one process at a time, and files that are whole or absent.
+"""The run folder: one experiment, one run at a time, and files that are whole or absent.
 
 config.json     the resolved experiment        config.py     the config file it came from
 versions.json   of the packages and the machine it began with
@@ -29,15 +29,20 @@ PACKAGES = ("stjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grai
 class RunFolder:
     """A run folder held by this process; as a context manager it is released at the end.
 
-    The lock is the kernel's (flock), so a killed process holds nothing.
+    The lock is the kernel's (flock), so a killed process holds nothing. Of several processes of one run only
+    the leader holds the folder and writes to it.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, leader: bool = True):
         """Make the folder where it is absent, and lock it.
 
         Raises CheckpointError, naming the process, where another run is using it.
         """
-        self.path = path
+        self.path, self.leader = path, leader
+        if leader:
+            self._hold(path)
+
+    def _hold(self, path: Path) -> None:
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / ".lock", "a+")  # noqa: SIM115 (held for the life of the run)
@@ -62,7 +67,8 @@ class RunFolder:
         return self
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        self._lock.close()
+        if self.leader:
+            self._lock.close()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -76,6 +82,8 @@ class RunFolder:
         Returns remarks, one per package whose version is no longer the one the run began with.
         Raises CheckpointError naming the fields that differ, old -> new.
         """
+        if not self.leader:
+            return []
         old, now = self._read("config.json"), versions()
         if old is None:
             self.write("versions.json", now)
@@ -99,6 +107,8 @@ class RunFolder:
 
     def write(self, name: str, value: Any) -> None:
         """Write JSON whole or not at all."""
+        if not self.leader:
+            return
         partial = self.path / f".{name}.partial"
         partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
         partial.replace(self.path / name)

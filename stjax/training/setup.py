@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 from flax.errors import NameInUseError
 
 from stjax.cache import cache_folder
@@ -13,11 +16,12 @@ from stjax.data.dataset import Dataset
 from stjax.data.pipeline import Batches
 from stjax.data.protocols import TEST, VALID
 from stjax.errors import ConfigError
-from stjax.events import Catalogue
+from stjax.events import Batch, Catalogue
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.experiment import Experiment
 from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.report import ModelScorer, Rank, RankingScorer, Scores, make_rank, make_scores
+from stjax.training.sharding import Layout
 from stjax.training.state import State, Step, initial_state, make_train_step
 
 
@@ -25,13 +29,14 @@ from stjax.training.state import State, Step, initial_state, make_train_step
 class Setup:
     """What an experiment becomes once its data is there.
 
-    catalogue: on the device. key: of the seed. step: the jitted train step. scores: the jitted scoring
-    function. odds: that of single candidates, where the evaluation asks for it. total_steps: of all epochs.
-    initial: makes the state before the first step.
+    layout: of the devices. catalogue: on them. key: of the seed. step: the jitted train step. scores: the
+    jitted scoring function. odds: that of single candidates, where the evaluation asks for it. total_steps:
+    of all epochs. initial: makes the state before the first step.
     """
 
     experiment: Experiment
     dataset: Dataset
+    layout: Layout
     catalogue: Catalogue
     batches: Batches
     key: jax.Array
@@ -42,49 +47,64 @@ class Setup:
     initial: functools.partial[State]
 
     @classmethod
-    def of(cls, experiment: Experiment) -> Setup:
-        """Open the data, split it, make the functions. Raises UserError for what cannot work."""
-        if jax.process_count() > 1:
-            raise ConfigError(
-                f"training runs in one process so far, not in {jax.process_count()}: start train.py once"
-            )
+    def of(cls, experiment: Experiment, devices: Sequence[Any] | None = None) -> Setup:
+        """Open the data, split it, make the functions. Raises UserError for what cannot work.
+
+        devices: those to train on; by default all, of all processes.
+        """
+        layout = Layout.of(experiment.sharding, devices)
         dataset = open_dataset(experiment)
-        batches = _batches(experiment, dataset)
+        batches = _batches(experiment, dataset, layout)
         total = experiment.training.epochs * batches.per_epoch
         optimizer = make_optimizer(experiment.optimizer, total)
         rate = learning_rate(experiment.optimizer, total)
-        catalogue = jax.device_put(dataset.catalogue)
-        model, key = experiment.model, jax.random.key(experiment.training.seed)
-        initial = functools.partial(initial_state, model, optimizer, batches[0], catalogue, key)
-        _check_model(initial)
+        catalogue = layout.copies(dataset.catalogue)
+        model, key = experiment.model, _key(experiment.training.seed, layout)
+        empty = jax.tree.map(np.zeros_like, batches[0])
+        initial = functools.partial(initial_state, model, optimizer, empty, catalogue, key)
+        abstract, shardings = _traced(initial), None
+        if not layout.single:
+            shardings = layout.shardings(optimizer, abstract)
+            initial = functools.partial(initial, shardings=shardings.state)
         return cls(
             experiment=experiment,
             dataset=dataset,
+            layout=layout,
             catalogue=catalogue,
             batches=batches,
             key=key,
-            step=make_train_step(model, optimizer, rate),
+            step=make_train_step(model, optimizer, rate, shardings),
             scores=make_scores(model),
             odds=make_rank(model) if experiment.evaluation.negatives else None,
             total_steps=total,
             initial=initial,
         )
 
+    def placed(self, batch: Batch) -> Batch:
+        """This process's part of a batch, on the devices."""
+        return self.layout.batch(batch, self.batches.process[1])
+
     def scorer(self, state: State) -> ModelScorer:
         """The model with the parameters of a state, for the evaluator."""
         model = self.experiment.model
-        parts = self.experiment.name, tuple(model.known), self.scores, state.params, self.catalogue
-        return ModelScorer(*parts) if self.odds is None else RankingScorer(*parts, self.odds)
+        parts: Any = self.experiment.name, tuple(model.known), self.scores, state.params, self.catalogue
+        parts = (*parts, self.layout)
+        return ModelScorer(*parts) if self.odds is None else RankingScorer(*parts, odds=self.odds)
 
     def restored(self, checkpoints: Checkpoints, step: int) -> State:
         """The state of a saved step."""
-        return checkpoints.restore(step, jax.eval_shape(self.initial))
+        target, shardings = jax.eval_shape(self.initial), self.initial.keywords.get("shardings")
+        if shardings is not None:
+            target = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, shardings
+            )
+        return checkpoints.restore(step, target)
 
 
 def open_dataset(experiment: Experiment) -> Dataset:
     """The data through the protocol. Raises UserError for what cannot work, also a part without targets."""
     store = experiment.source.open()
-    dataset = Dataset(store, experiment.protocol(store))
+    dataset = Dataset(store, experiment.protocol(store), experiment.sharding.rows_multiple)
     _check_query(experiment, dataset)
     for part in (VALID, TEST):
         dataset.targets(part)  # raises now, not after an epoch, where there are none
@@ -99,8 +119,14 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
-def _batches(experiment: Experiment, dataset: Dataset) -> Batches:
-    batching = experiment.batching
+def _key(seed: int, layout: Layout) -> jax.Array:
+    if layout.single:
+        return jax.random.key(seed)
+    return jax.jit(lambda: jax.random.key(seed), out_shardings=layout.everywhere)()
+
+
+def _batches(experiment: Experiment, dataset: Dataset, layout: Layout) -> Batches:
+    batching, (part, parts) = experiment.batching, layout.feed
     return Batches(
         dataset,
         length=batching.length,
@@ -108,15 +134,16 @@ def _batches(experiment: Experiment, dataset: Dataset) -> Batches:
         overlap=batching.overlap,
         buckets=batching.buckets or None,
         seed=experiment.training.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        multiple=layout.data,
+        process_index=part,
+        process_count=parts,
     )
 
 
-def _check_model(initial: functools.partial[State]) -> None:
-    """Trace the model once, so that settings which do not fit each other are one clear message."""
+def _traced(initial: functools.partial[State]) -> State:
+    """The shapes of the state; tracing the model tells in one clear message of settings that do not fit."""
     try:
-        jax.eval_shape(initial)
+        return jax.eval_shape(initial)
     except (ValueError, ZeroDivisionError, NameInUseError) as error:
         model = type(initial.args[0]).__name__
         raise ConfigError(f"model {model} cannot be built with these settings: {error}") from error

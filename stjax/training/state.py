@@ -27,16 +27,27 @@ class State:
     optimizer: Any
 
 
+@dataclass(frozen=True)
+class Shardings:
+    """Where arrays lie. state: a tree as a State. used: of the parameters while a step uses them. metrics: of
+    all metrics."""
+
+    state: Any
+    used: Any
+    metrics: Any
+
+
 def initial_state(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     batch: Batch,
     catalogue: Catalogue,
     key: jax.Array,
+    shardings: Any = None,
 ) -> State:
     """The state before the first step, made inside one jitted function.
 
-    batch: any batch of the training shape; only its shapes matter.
+    batch: any batch of the training shape; only its shapes matter. shardings: of the state, a tree as it is.
     """
 
     def make(key: jax.Array, batch: Batch, catalogue: Catalogue) -> State:
@@ -45,24 +56,31 @@ def initial_state(
         params = model.init(keys, batch, catalogue, train=False, method="loss")["params"]
         return State(step=jnp.int32(0), params=params, optimizer=optimizer.init(params))
 
-    return jax.jit(make)(key, batch, catalogue)
+    return jax.jit(make, out_shardings=shardings)(key, batch, catalogue)
 
 
 def make_train_step(
-    model: nn.Module, optimizer: optax.GradientTransformation, rate: Callable[[Any], Any]
+    model: nn.Module,
+    optimizer: optax.GradientTransformation,
+    rate: Callable[[Any], Any],
+    shardings: Shardings | None = None,
 ) -> Step:
     """The jitted step (key, state, batch, catalogue) -> (state, metrics); the state is donated.
 
     key: the same at every step; all randomness is a function of it and of the step's number. It is an
     argument, so that one compiled program serves every seed. A loss or gradient norm that is not finite
     leaves the state as it was, and `metrics["finite"]` says so: the caller decides when to look.
-    metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, and what the model's loss adds.
+    metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, `weight` (of the batch), and
+    what the model's loss adds.
+    shardings: where several devices train.
     """
 
     def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
 
         def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+            if shardings is not None:
+                params = jax.lax.with_sharding_constraint(params, shardings.used)
             return model.apply(  # pyright: ignore[reportReturnType] (Linen types it by `mutable`)
                 {"params": params},
                 batch,
@@ -83,9 +101,10 @@ def make_train_step(
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, state)
         metrics = {"loss": loss, "gradient_norm": norm, "learning_rate": rate(state.step)}
-        return kept, {**aux, **metrics, "finite": finite}
+        return kept, {**aux, **metrics, "finite": finite, "weight": batch.weight.sum()}
 
-    return jax.jit(step, donate_argnums=1)
+    out = None if shardings is None else (shardings.state, shardings.metrics)
+    return jax.jit(step, donate_argnums=1, out_shardings=out)
 
 
 def count_parameters(params: Any) -> int:

@@ -61,9 +61,10 @@ class TinyModel(nn.Module):
 
     @nn.compact
     def logits(self, item: jax.Array, catalogue: Catalogue, train: bool) -> jax.Array:
-        table = nn.Embed(catalogue.schema.items, self.layer.width, name="items")
+        schema = catalogue.schema
+        table = nn.Embed(schema.item_rows, self.layer.width, name="items")
         h = self.layer(nn.Dropout(self.dropout, deterministic=not train)(table(item)))
-        return table.attend(h)
+        return table.attend(h)[..., : schema.items]
 
     def loss(
         self, batch: Batch, catalogue: Catalogue, train: bool = False

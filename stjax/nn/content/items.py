@@ -30,7 +30,7 @@ class ItemEmbed(nn.Module):
     def __call__(self, catalogue: Catalogue) -> jax.Array:
         """The vectors of all items: (V, D)."""
         schema = catalogue.schema
-        table = self.param("table", vocabulary_init, (schema.items, self.features))
+        table = self.param("table", vocabulary_init, (schema.item_rows, self.features))[: schema.items]
         if more := catalogue.place.shape[0] - schema.items:
             unseen = jnp.broadcast_to(table[UNSEEN], (more, self.features))
             table = jnp.concatenate([table, unseen])

@@ -32,7 +32,7 @@ class UserEmbed(Encoder):
             user = user[..., :1]
         x = jnp.zeros((*user.shape, self.features))
         if self.ids:
-            table = nn.Embed(schema.users, self.features, embedding_init=vocabulary_init, name="users")
+            table = nn.Embed(schema.user_rows, self.features, embedding_init=vocabulary_init, name="users")
             x = x + table(user)
         if self.attributes:
             own = jax.tree.map(lambda values: jnp.asarray(values)[user], catalogue.users)

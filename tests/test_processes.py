@@ -1,0 +1,111 @@
+"""Several processes train together; killed, they go on as one process, with the same result."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.configs.tiny import TinyLog
+
+ROOT = Path(__file__).parents[1]
+CONFIG = "tests/configs/tiny.py"
+
+
+def free_port() -> int:
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", 0))
+        return own.getsockname()[1]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Any:
+    """Starts a group of processes of `train.py`, with so many virtual devices each."""
+    TinyLog(tmp_path).open()
+    running = []
+
+    def begin(run: str, processes: int, devices: int, *options: str) -> list[subprocess.Popen[str]]:
+        port, group = free_port(), []
+        environment = os.environ | {
+            "STJAX_CACHE": str(tmp_path / "cache"),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        }
+        for k in range(processes):
+            where = ["--coordinator", f"127.0.0.1:{port}", "--processes", f"{processes}", "--process", f"{k}"]
+            command = [sys.executable, "train.py", CONFIG, "--workdir", str(tmp_path / run)]
+            command += ["--source.folder", str(tmp_path), *options, *(where if processes > 1 else [])]
+            log = open(tmp_path / f"{run}-{processes}-{k}.log", "w")  # noqa: SIM115 (closed with the process)
+            group.append(
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
+            )
+            log.close()
+        running.extend(group)
+        return group
+
+    yield begin
+    for process in running:
+        process.kill()
+        process.wait()
+
+
+def finish(group: list[subprocess.Popen[str]], folder: Path, run: str) -> str:
+    for k, process in enumerate(group):
+        text = folder / f"{run}-{len(group)}-{k}.log"
+        assert process.wait(timeout=240) == 0, text.read_text()
+    return (folder / f"{run}-{len(group)}-0.log").read_text()
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_are_killed_and_go_on_as_one(start: Any, tmp_path: Path) -> None:
+    mesh = ("--sharding.rows_multiple", "8")
+    group = start("together", 2, 4, *mesh, "--sharding.model", "2")
+    together = tmp_path / "together"
+    while not (together / "checkpoints" / "20").exists():
+        for k, process in enumerate(group):
+            assert process.poll() is None, (tmp_path / f"together-2-{k}.log").read_text()
+        time.sleep(0.01)
+    for process in group:
+        process.send_signal(signal.SIGKILL)
+    for process in group:
+        process.wait()
+    assert not (together / "result.json").exists()
+    assert "8 devices of 2 processes: data 4, model 2" in (tmp_path / "together-2-0.log").read_text()
+    other = (tmp_path / "together-2-1.log").read_text().splitlines()
+    assert all("Gloo" in line for line in other)  # only the leader talks
+
+    # Another mesh, another number of processes.
+    output = finish(start("together", 1, 8, *mesh), tmp_path, "together")
+    assert "going on from step" in output and "8 devices: data 8, model 1" in output
+    finish(start("alone", 1, 1, *mesh), tmp_path, "alone")
+
+    ours, theirs = lines(together), lines(tmp_path / "alone")
+    assert [(a["kind"], a["step"]) for a in ours] == [(b["kind"], b["step"]) for b in theirs]
+    for a, b in zip(ours, theirs, strict=True):
+        numbers = [name for name in a if isinstance(a[name], float)]
+        np.testing.assert_allclose([a[n] for n in numbers], [b[n] for n in numbers], rtol=2e-4, atol=1e-5)
+    results = [json.loads((tmp_path / run / "result.json").read_text()) for run in ("together", "alone")]
+    first, second = (result["test"]["metrics"]["MRR"]["mean"] for result in results)
+    assert first == pytest.approx(second, abs=2e-3)
+
+
+def test_two_processes_end_by_themselves(start: Any, tmp_path: Path) -> None:
+    output = finish(start("whole", 2, 1, "--training.epochs", "1"), tmp_path, "whole")
+    assert "2 devices of 2 processes: data 2, model 1" in output
+    result = json.loads((tmp_path / "whole" / "result.json").read_text())
+    assert result["hardware"]["processes"] == 2
+    assert [line["kind"] for line in lines(tmp_path / "whole")].count("validation") == 1
+    again = finish(start("whole", 1, 1, "--training.epochs", "1"), tmp_path, "whole")
+    assert "is finished" in again
