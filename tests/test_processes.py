@@ -83,8 +83,8 @@ def test_two_processes_are_killed_and_go_on_as_one(start: Any, tmp_path: Path) -
         process.wait()
     assert not (together / "result.json").exists()
     assert "8 devices of 2 processes: data 4, model 2" in (tmp_path / "together-2-0.log").read_text()
-    other = (tmp_path / "together-2-1.log").read_text().splitlines()
-    assert all("Gloo" in line for line in other)  # only the leader talks
+    other = (tmp_path / "together-2-1.log").read_text()
+    assert "validation" not in other and "devices" not in other  # only the leader talks
 
     # Another mesh, another number of processes.
     output = finish(start("together", 1, 8, *mesh), tmp_path, "together")
