@@ -37,8 +37,9 @@ from stjax.nn import (
 )
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Sharding, Training
 from stjax.training.optimizer import learning_rate, make_optimizer
+from stjax.training.paths import named
 from stjax.training.setup import Setup
-from stjax.training.sharding import named, shares
+from stjax.training.sharding import shares
 from stjax.training.state import initial_state, make_train_step
 from tests.configs.tiny import TinyLog
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from stjax.events import Batch
 from stjax.training import Optimizer
 from stjax.training.optimizer import decay_mask, learning_rate, make_optimizer
 from stjax.training.state import State, initial_state, make_train_step
@@ -81,13 +82,13 @@ def test_three_steps_against_numpy() -> None:
 
 
 class Line(nn.Module):
-    """Loss (w x)^2 with noise, where `batch` is x and the catalogue is not read."""
+    """Loss (w x)^2 with noise, where the batch's weight is x and nothing else is read."""
 
     @nn.compact
     def loss(self, batch: Any, catalogue: Any, train: bool = False) -> Any:
         w = self.param("w", nn.initializers.ones, (2,))
         noise = jax.random.uniform(self.make_rng("dropout")) if train else 0.0
-        loss = jnp.square((w * batch).sum())
+        loss = jnp.square((w * batch.weight).sum())
         return loss + 0 * noise, {"noise": noise}
 
 
@@ -98,6 +99,8 @@ def steps(batches: list[Any], seed: int = 0) -> tuple[list[State], list[Any]]:
     step = make_train_step(Line(), optimizer, learning_rate(settings, 9))
     key = jax.random.key(seed)
     catalogue: Any = ()
+    nothing: Any = ()
+    batches = [Batch(nothing, x) for x in batches]
     state = initial_state(Line(), optimizer, batches[0], catalogue, key)
     states, metrics = [jax.tree.map(np.array, state)], []
     for batch in batches:

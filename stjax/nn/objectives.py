@@ -88,25 +88,27 @@ class SampledSoftmax(Objective):
     def log_prob(self, z, table, bias, target, near=None, train=False) -> jax.Array:
         if self._whole(table, train):
             return softmax.catalogue_log_prob(z, table, bias, target, FIRST, near)
-        drawn, log_count = self._draw(table.shape[0], target)
+        if self.has_variable("drawn", "ids"):
+            drawn, log_count = self.get_variable("drawn", "ids"), self.get_variable("drawn", "log_count")
+        else:
+            drawn, log_count = self.draw(self.make_rng("dropout"), table.shape[0], target)
         return losses.sampled_log_prob(z, table, bias, target, drawn, log_count, FIRST, near)
 
     def _whole(self, table: jax.Array, train: bool) -> bool:
         if not 0 <= self.batch_share < 1:
             raise ValueError(f"batch_share={self.batch_share} must be at least 0 and below 1")
         _check_negatives(self.negatives)
+        if self.has_variable("drawn", "ids"):
+            return False
         return not train or table.shape[0] - FIRST <= self.negatives
 
-    def _draw(self, items: int, target: jax.Array) -> sampling.Drawn:
-        key = self.make_rng("dropout")
-        if self.batch_share == 0:
-            return sampling.uniform(key, self.negatives, items, FIRST)
-        counts = jnp.zeros(items).at[target].add(1.0)
-        counts = sampling.popularity(counts, 1.0, FIRST)
-        even = sampling.popularity(jnp.ones(items), 0.0, FIRST)
-        weights = (1 - self.batch_share) * even / even.sum()
-        weights += self.batch_share * counts / jnp.maximum(counts.sum(), 1.0)
-        return sampling.weighted(key, self.negatives, weights)
+    def draw(self, key: jax.Array, items: int, target: jax.Array) -> sampling.Drawn:
+        """Negatives for targets (N,) among `items` ids, and the log of how often each is expected.
+
+        Who draws before the model is called passes both as the variables `ids` and `log_count` of the
+        collection "drawn"; see stjax/training/rows.py.
+        """
+        return sampling.mixed(key, self.negatives, items, target.reshape(-1), self.batch_share, FIRST)
 
 
 class GBCE(Objective):

@@ -28,6 +28,35 @@ def uniform(key: jax.Array, n: int, items: int, first: int = 0) -> Drawn:
     return ids + first, jnp.full(n, np.log(n / candidates), jnp.float32)
 
 
+def mixed(key: jax.Array, n: int, items: int, own: jax.Array, share: float, first: int = 0) -> Drawn:
+    """n ids: round(share n) from the entries of `own` and the others uniformly from first..items - 1.
+
+    own: ids (N,), of which those below `first` are not drawn. Returns ids (n,) int32 and the logarithm of how
+    often each is expected among the n; inf where an id counts nothing, since `own` holds none to draw from.
+    The cost does not depend on `items`.
+    Mixed negative sampling (Yang et al., WWW 2020); expected over both parts, the balance heuristic of
+    multiple importance sampling (Veach and Guibas, SIGGRAPH 1995).
+    """
+    often = min(n - 1, round(share * n))
+    even_key, own_key = jax.random.split(key)
+    even, log_even = uniform(even_key, n - often, items, first)
+    if often == 0:
+        return even, log_even
+    ordered = jnp.sort(own)
+    least = jnp.searchsorted(ordered, jnp.asarray(first, ordered.dtype)).astype(jnp.int32)
+    count = ordered.shape[0] - least
+    size = count.astype(jnp.float32)
+    point = jnp.arange(often, dtype=jnp.float32) + jax.random.uniform(own_key, (often,))
+    at = jnp.floor(point * (size / often)).astype(jnp.int32)
+    at = least + jnp.minimum(at, jnp.maximum(count - 1, 0))
+    taken = ordered[jnp.minimum(at, ordered.shape[0] - 1)]
+    ids = jnp.concatenate([even, jnp.where(count > 0, taken, first).astype(jnp.int32)])
+    met = jnp.searchsorted(ordered, ids, side="right") - jnp.searchsorted(ordered, ids)
+    expected = jnp.exp(log_even[0]) + often * met.astype(jnp.float32) / jnp.maximum(size, 1.0)
+    counts = (jnp.arange(n) < n - often) | (count > 0)
+    return ids, jnp.where(counts, jnp.log(expected), jnp.inf)
+
+
 def weighted(key: jax.Array, n: int, weights: jax.Array) -> Drawn:
     """n ids, each as likely as its weight says: ids (n,) int32, ascending, and log(n q) (n,) float32.
 

@@ -78,13 +78,19 @@ class Optimizer:
     """Decoupled decay of matrices; never of embedding tables, norms and biases."""
     clip_norm: float = 1.0
     """Largest global norm of the gradient; 0: no clipping."""
+    tables: Literal["adamw", "lazy", "adagrad"] = "adamw"
+    """Tables of items and users: updated as all else; or only the rows that a batch reads, by Adam whose
+    moments rest meanwhile, or by Adagrad with one sum a row. Both need an objective that draws its items."""
+    tables_rate: float = 0.0
+    """Peak learning rate of those tables; 0: that of all else."""
     b1: float = 0.9
     """Decay of the first moment."""
     b2: float = 0.999
     """Decay of the second moment."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "b1", "b2")
+        _at_least(self, 0, "warmup_steps", "weight_decay", "clip_norm", "tables_rate", "b1", "b2")
+        _one_of(self, "tables", ("adamw", "lazy", "adagrad"))
         _one_of(self, "schedule", ("constant", "cosine"))
         if not 0 < self.learning_rate < math.inf:
             raise ConfigError(f"optimizer.learning_rate {self.learning_rate} must be above 0 and finite")

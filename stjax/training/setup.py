@@ -21,6 +21,7 @@ from stjax.training.checkpoint import Checkpoints
 from stjax.training.experiment import Experiment
 from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.report import ModelScorer, Rank, RankingScorer, Scores, make_rank, make_scores
+from stjax.training.rows import Rows, check_rows
 from stjax.training.sharding import Layout
 from stjax.training.state import State, Step, initial_state, make_train_step
 
@@ -55,7 +56,10 @@ class Setup:
         layout = Layout.of(experiment.sharding, devices)
         dataset = open_dataset(experiment)
         batches = _batches(experiment, dataset, layout)
-        total = experiment.training.epochs * batches.per_epoch
+        total, rows = experiment.training.epochs * batches.per_epoch, None
+        if experiment.optimizer.tables != "adamw":
+            check_rows(experiment.model)
+            rows = Rows
         optimizer = make_optimizer(experiment.optimizer, total)
         rate = learning_rate(experiment.optimizer, total)
         catalogue = layout.copies(dataset.catalogue)
@@ -73,7 +77,7 @@ class Setup:
             catalogue=catalogue,
             batches=batches,
             key=key,
-            step=make_train_step(model, optimizer, rate, shardings),
+            step=make_train_step(model, optimizer, rate, shardings, rows),
             scores=make_scores(model),
             odds=make_rank(model) if experiment.evaluation.negatives else None,
             total_steps=total,

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stjax.errors import ConfigError
 from stjax.training.experiment import AXES, Sharding
+from stjax.training.paths import named
 from stjax.training.state import Shardings, State
 
 
@@ -87,7 +88,7 @@ class Layout:
         everywhere = self.sharding(PartitionSpec())
         moments = optax.tree_map_params(
             optimizer,
-            lambda moment, own: own if moment.ndim else everywhere,
+            lambda moment, own: self.sharding(PartitionSpec(*own.spec[: moment.ndim])),
             abstract.optimizer,
             params,
             transform_non_params=lambda _: everywhere,
@@ -168,11 +169,6 @@ class Layout:
         if self.settings.fsdp and dividing and np.prod(shape) >= self.settings.fsdp_size:
             axes[max(dividing, key=lambda k: shape[k])] = "data"
         return axes
-
-
-def named(path: Any) -> str:
-    """A path of a tree as text: items/table."""
-    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
 
 
 def shares(tree: Any) -> Mapping[str, float]:

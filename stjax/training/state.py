@@ -64,6 +64,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     rate: Callable[[Any], Any],
     shardings: Shardings | None = None,
+    rows: type[Any] | None = None,
 ) -> Step:
     """The jitted step (key, state, batch, catalogue) -> (state, metrics); the state is donated.
 
@@ -72,17 +73,30 @@ def make_train_step(
     leaves the state as it was, and `metrics["finite"]` says so: the caller decides when to look.
     metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, `weight` (of the batch), and
     what the model's loss adds.
-    shardings: where several devices train.
+    shardings: where several devices train. rows: `stjax.training.rows.Rows` for steps that touch only what
+    the batch reads of large tables.
     """
 
     def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
+        if rows is None:
+            return update(key, state, batch, catalogue, {})
+        key, drawing = jax.random.split(key)
+        read = rows.of(model, drawing, batch, catalogue.schema)
+        new, metrics = update(
+            key, read.take(state), read.batch(batch), read.catalogue(catalogue), read.variables()
+        )
+        return read.put(state, new), metrics
+
+    def update(
+        key: jax.Array, state: State, batch: Batch, catalogue: Catalogue, variables: dict[str, Any]
+    ) -> tuple[State, Metrics]:
 
         def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
             if shardings is not None:
                 params = jax.lax.with_sharding_constraint(params, shardings.used)
             return model.apply(  # pyright: ignore[reportReturnType] (Linen types it by `mutable`)
-                {"params": params},
+                {"params": params, **variables},
                 batch,
                 catalogue,
                 train=True,

@@ -1,0 +1,22 @@
+"""Paths of parameters, by which rules of sharding, decay and updates know them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+# A path ends so where rows are ids of a vocabulary; moments have the path of their parameter at their end.
+VOCABULARIES = {
+    "item": re.compile(r"(.*/)?(items/(table|embedding)|head/bias/bias)"),
+    "user": re.compile(r"(.*/)?users/(table|embedding)"),
+}
+
+
+def named(path: Any) -> str:
+    """A path of a tree as text: items/table."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def vocabulary_of(name: str) -> str | None:
+    """Whose ids the rows of a parameter are: "item", "user", or None."""
+    return next((word for word, pattern in VOCABULARIES.items() if pattern.fullmatch(name)), None)
