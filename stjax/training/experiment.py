@@ -113,11 +113,14 @@ class Training:
     """Steps between checkpoints, besides the one at every validation."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
+    accumulate: int = 1
+    """Parts of a batch whose gradients are summed before the update: the memory for activations is that of
+    one part, filled up to whole sequences."""
     seed: int = 0
     """Of initial parameters, order of batches and dropout."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 1, "epochs", "eval_every", "checkpoint_every", "log_every")
+        _at_least(self, 1, "epochs", "eval_every", "checkpoint_every", "log_every", "accumulate")
         _at_least(self, 0, "patience", "seed")
         if self.seed >= 2**32:
             raise ConfigError(f"training.seed {self.seed} must be below 2^32, the range of JAX's keys")

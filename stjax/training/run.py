@@ -17,6 +17,7 @@ from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID
 from stjax.errors import CheckpointError
 from stjax.training.checkpoint import Checkpoints
+from stjax.training.compilations import compilations
 from stjax.training.config import Command, resolve
 from stjax.training.curves import draw_curves
 from stjax.training.experiment import Experiment, is_baseline
@@ -48,7 +49,7 @@ def _run(command: Command, console: Console) -> dict[str, Any]:
         raise CheckpointError(
             f"{command.folder} holds no run to evaluate; train it first, or name it by --workdir"
         )
-    leader = is_leader()
+    leader, before = is_leader(), compilations()
     if not leader:
         console = Console(quiet=True)
     use_compilation_cache()
@@ -63,7 +64,7 @@ def _run(command: Command, console: Console) -> dict[str, Any]:
         meet("the run folder is there")
         result = None if command.eval_only else folder.result
         if result is None:
-            result = _make(command, folder, console)
+            result = _make(command, folder, console, before)
         else:
             console.print(f"{folder.path} is finished; this is its result", highlight=False)
         print_result(result, console)
@@ -71,7 +72,7 @@ def _run(command: Command, console: Console) -> dict[str, Any]:
         return result
 
 
-def _make(command: Command, folder: RunFolder, console: Console) -> dict[str, Any]:
+def _make(command: Command, folder: RunFolder, console: Console, before: int) -> dict[str, Any]:
     """Fit or train what the command names, or evaluate it, and write its result."""
     clock = Clock()
     clock.enter("data")
@@ -80,6 +81,10 @@ def _make(command: Command, folder: RunFolder, console: Console) -> dict[str, An
     else:
         result = _train(command, folder, console, clock)
     result |= {"hardware": hardware(), "versions": versions(), "seconds": clock.seconds()}
+    result["compilations"] = compilations() - before
+    console.print(
+        f"{result['compilations']} programs were compiled, or taken from the cache", highlight=False
+    )
     folder.write("evaluation.json" if command.eval_only else "result.json", result)
     return result
 

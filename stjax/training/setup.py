@@ -77,7 +77,7 @@ class Setup:
             catalogue=catalogue,
             batches=batches,
             key=key,
-            step=make_train_step(model, optimizer, rate, shardings, rows),
+            step=make_train_step(model, optimizer, rate, shardings, rows, experiment.training.accumulate),
             scores=make_scores(model),
             odds=make_rank(model) if experiment.evaluation.negatives else None,
             total_steps=total,
@@ -138,7 +138,7 @@ def _batches(experiment: Experiment, dataset: Dataset, layout: Layout) -> Batche
         overlap=batching.overlap,
         buckets=batching.buckets or None,
         seed=experiment.training.seed,
-        multiple=layout.data,
+        multiple=layout.data * experiment.training.accumulate,
         process_index=part,
         process_count=parts,
     )

@@ -65,6 +65,7 @@ def make_train_step(
     rate: Callable[[Any], Any],
     shardings: Shardings | None = None,
     rows: type[Any] | None = None,
+    accumulate: int = 1,
 ) -> Step:
     """The jitted step (key, state, batch, catalogue) -> (state, metrics); the state is donated.
 
@@ -74,7 +75,8 @@ def make_train_step(
     metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, `weight` (of the batch), and
     what the model's loss adds.
     shardings: where several devices train. rows: `stjax.training.rows.Rows` for steps that touch only what
-    the batch reads of large tables.
+    the batch reads of large tables. accumulate: parts of a batch, of equally many rows, that are read one after
+    the other; the gradient is that of the whole, but each part has its own dropout and draws.
     """
 
     def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
@@ -92,7 +94,7 @@ def make_train_step(
         key: jax.Array, state: State, batch: Batch, catalogue: Catalogue, variables: dict[str, Any]
     ) -> tuple[State, Metrics]:
 
-        def loss_of(params: Any) -> tuple[jax.Array, Metrics]:
+        def loss_of(params: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
             if shardings is not None:
                 params = jax.lax.with_sharding_constraint(params, shardings.used)
             return model.apply(  # pyright: ignore[reportReturnType] (Linen types it by `mutable`)
@@ -104,7 +106,11 @@ def make_train_step(
                 rngs={"dropout": key},
             )
 
-        (loss, aux), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        differentiate = jax.value_and_grad(loss_of, has_aux=True)
+        if accumulate == 1:
+            (loss, aux), gradient = differentiate(state.params, key, batch)
+        else:
+            (loss, aux), gradient = _by_parts(differentiate, accumulate, state.params, key, batch)
         norm = optax.tree.norm(gradient)
         updates, moments = optimizer.update(gradient, state.optimizer, state.params)
         after = State(
@@ -119,6 +125,24 @@ def make_train_step(
 
     out = None if shardings is None else (shardings.state, shardings.metrics)
     return jax.jit(step, donate_argnums=1, out_shardings=out)
+
+
+def _by_parts(differentiate: Any, parts: int, params: Any, key: jax.Array, batch: Batch) -> Any:
+    """Loss, scalars and gradient of a batch, each a mean over its weights, from those of its parts."""
+
+    def cut(x: Any) -> jax.Array:  # every n-th row, so that devices which share the rows share each part
+        return jnp.asarray(x).reshape(-1, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def body(total: Any, part: tuple[jax.Array, Batch]) -> tuple[Any, Any]:
+        k, own = part
+        found, gradient = differentiate(params, jax.random.fold_in(key, k), own)
+        weight = own.weight.sum()
+        return jax.tree.map(lambda t, g: t + weight * g, total, gradient), (weight, found)
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    total, (weight, found) = jax.lax.scan(body, zeros, (jnp.arange(parts), jax.tree.map(cut, batch)))
+    whole = jnp.maximum(weight.sum(), 1.0)
+    return jax.tree.map(lambda x: weight @ x / whole, found), jax.tree.map(lambda t: t / whole, total)
 
 
 def count_parameters(params: Any) -> int:

@@ -1,0 +1,50 @@
+"""Gradients of a batch in parts are those of the whole, with the activations of one part alive."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stjax.errors import ConfigError
+from stjax.nn import GRU
+from stjax.training import Sharding, Training
+from stjax.training.setup import Setup
+from tests import meshes
+from tests.configs.tiny import TinyLog
+
+
+def setup(folder: Path, parts: int, rows: int) -> Setup:
+    made = meshes.experiment(folder, "gru", Sharding())
+    model = made.model.clone(dropout=0.0, interest=GRU())
+    batching = dataclasses.replace(made.batching, batch_size=rows)
+    training = Training(epochs=4, accumulate=parts)
+    return Setup.of(dataclasses.replace(made, model=model, batching=batching, training=training))
+
+
+def temporary(made: Setup) -> int:
+    step: Any = made.step
+    lowered = step.lower(made.key, made.initial(), made.batches[0], made.catalogue)
+    return lowered.compile().memory_analysis().temp_size_in_bytes
+
+
+def test_parts_give_the_gradient_of_the_whole(tmp_path: Path) -> None:
+    TinyLog(tmp_path, users=meshes.USERS).open()
+    whole, parts = setup(tmp_path, 1, 37), setup(tmp_path, 3, 37)
+    assert whole.batches[0].weight.shape == (37, 13) and parts.batches[0].weight.shape == (39, 13)
+    a, b = whole.initial(), parts.initial()
+    for k in range(7):
+        assert whole.batches[k].weight.sum() == parts.batches[k].weight.sum()
+        a, one = whole.step(whole.key, a, whole.batches[k], whole.catalogue)
+        b, three = parts.step(parts.key, b, parts.batches[k], parts.catalogue)
+        for name in one:
+            np.testing.assert_allclose(one[name], three[name], rtol=2e-5, atol=1e-7, err_msg=name)
+    assert temporary(parts) < 0.6 * temporary(whole)
+
+
+def test_there_is_at_least_one_part() -> None:
+    with pytest.raises(ConfigError, match=r"training.accumulate 0"):
+        Training(accumulate=0)
