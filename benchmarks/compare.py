@@ -2,12 +2,12 @@
 
     python -m benchmarks.compare BEFORE.jsonl AFTER.jsonl [--tolerance 0.1] [--all]
 
-Each file holds the JSON lines of any benchmark here, best several runs of it appended to each other. Lines are
-of the same measurement where all their words, switches and whole numbers agree (versions and machines apart,
-whose differences are told first); what is compared are their measured numbers: milliseconds, seconds, bytes, ratios,
-rates. A number has changed where the medians differ by more than the larger spread (highest less lowest value)
-within either file, and by more than --tolerance of the earlier one. Exits with 1 where anything got worse: times
-and bytes that grew, rates and ratios that fell.
+Each file holds the JSON lines of any benchmark here, best several runs of it appended to each other. Lines
+are of the same measurement where all their words, switches and whole numbers agree (versions and machines
+apart, whose differences are told first); what is compared are their measured numbers: milliseconds,
+seconds, bytes, ratios, rates. A number has changed where the medians differ by more than the larger spread
+(highest less lowest value) within either file, and by more than --tolerance of the earlier one. Exits with
+1 where anything got worse: times and bytes that grew, rates and ratios that fell.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def make_train_step(
     metrics: scalars `loss`, `gradient_norm`, `learning_rate`, `finite`, `weight` (of the batch), and
     what the model's loss adds.
     shardings: where several devices train. rows: `stjax.training.rows.Rows` for steps that touch only what
-    the batch reads of large tables. accumulate: parts of a batch, of equally many rows, that are read one after
-    the other; the gradient is that of the whole, but each part has its own dropout and draws.
+    the batch reads of large tables. accumulate: parts of a batch, of equally many rows, that are read one
+    after the other; the gradient is that of the whole, but each part has its own dropout and draws.
     """
 
     def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
