@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.programs import Filters, Programs, fitting, no_filters
+from stjax.serving.seen import Seen
 from stjax.serving.settings import Settings
 from stjax.serving.slots import NOWHERE, Slots
 from stjax.serving.users import Users
@@ -64,7 +65,7 @@ class Core:
         self.weights = self.programs.weights(params, self.catalogue.catalogue)
         self.bits = ItemBits(self.catalogue.catalogue, vocabulary)
         self.slots = Slots(self.programs, settings.users)
-        self.users = Users(settings.users, settings.lateness, settings.waiting)
+        self.users = Users(settings.users, self.bits.rows, settings.lateness, settings.waiting)
         self.counts: Counter[str] = Counter()
 
     @property
@@ -124,7 +125,7 @@ class Core:
         )
         for name in request.context:
             self.codec.check_field(name)
-        seen = self.users.seen.get(user, ())
+        seen = self.users.seen.get(user) or Seen(self.users.items)
         bits = self.bits.of(request, seen, self.counts)
         if request.candidates is not None:
             bits = self._candidates(bits, request.candidates, seen)
@@ -139,7 +140,7 @@ class Core:
             raise BadEvent("within_km: neither the request nor the user's events have a place; give `place`")
         return Asked(request, k, user, moment, (bits, place, float(request.within_km)))
 
-    def _candidates(self, bits: np.ndarray | None, count: int, seen: Collection[int]) -> np.ndarray:
+    def _candidates(self, bits: np.ndarray | None, count: int, seen: Seen) -> np.ndarray:
         if self.source is None:
             raise BadEvent(f"candidates={count}: the engine has no source of candidates; start it with one")
         if not (isinstance(count, int) and count >= 1):

@@ -239,11 +239,12 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes: of one user's state, of all on the device, of all on the host at most.
 
-        Beside them the host keeps the ids of the items that each user had, for `exclude_seen`.
+        seen: what the host keeps beside them for `exclude_seen`, now: the items that users had. It grows with
+        events, to one bit for each user and item at most; Python's own share, some 200 bytes a user, apart.
         """
         each = self._core.programs.bytes_per_user()
         device, host = each * (self.settings.capacity + 1), each * self.settings.users
-        return {"user": each, "device": device, "host": host}
+        return {"user": each, "device": device, "host": host, "seen": self._core.users.seen_bytes}
 
     def users(self) -> list[str]:
         """Ids of all users with events, in the order in which they came."""

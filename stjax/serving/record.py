@@ -145,7 +145,8 @@ def _apply(core: Core, events: Sequence[Event]) -> None:
 def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     users, count = core.users, len(core.users)
     states = jax.tree.leaves(core.slots.rows(range(count)))
-    seen = [sorted(users.seen.get(user, ())) for user in range(count)]
+    none = np.zeros(0, np.int32)
+    seen = [users.seen[user].ids() if user in users.seen else none for user in range(count)]
     pending = [row for user in range(count) for row in users.pending.get(user, [])]
     arrays = {f"state_{i:03}": _plain(leaf) for i, leaf in enumerate(states)}
     arrays |= {
@@ -153,7 +154,7 @@ def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     }
     arrays |= {
         "stored": core.slots.known[:count].copy(),
-        "seen": np.asarray([item for own in seen for item in own], np.int32),
+        "seen": np.concatenate([none, *seen]),
         "seen_count": np.asarray([len(own) for own in seen], np.int64),
         "pending": np.array(pending, core.codec.row).view(np.uint8),
         "pending_count": np.asarray([len(users.pending.get(u, [])) for u in range(count)], np.int64),
@@ -176,7 +177,9 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
     for name in ("newest", "floor", "utc_offset", "place"):
         getattr(users, name)[:count] = arrays[name]
     own = np.split(arrays["seen"], np.cumsum(arrays["seen_count"])[:-1])
-    users.seen = {user: set(items.tolist()) for user, items in enumerate(own) if len(items)}
+    for user, items in enumerate(own):
+        if len(items):
+            users.restore_seen(user, items)
     pending = arrays["pending"].view(core.codec.row)
     rows = np.split(pending, np.cumsum(arrays["pending_count"])[:-1])
     users.pending = {user: list(some) for user, some in enumerate(rows) if len(some)}
