@@ -22,7 +22,7 @@ from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
-from stjax.serving.load import load_run, read_history
+from stjax.serving.load import Trained, load_run, read_history
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
@@ -102,7 +102,21 @@ class Engine:
         candidates: makes their source from that log, such as `stjax.serving.candidates.Neighbours`.
         Raises UserError where there is no such run, or its data are no longer there.
         """
-        trained = load_run(run)
+        more = {"folder": folder, "history": history, "candidates": candidates, "clock": clock}
+        return cls.of(load_run(run), settings=settings, **more)
+
+    @classmethod
+    def of(
+        cls,
+        trained: Trained,
+        *,
+        settings: Settings | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        history: bool = True,
+        candidates: Callable[[Dataset], Source] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Engine:
+        """What `load_run` gave, where it serves for more than the engine; as `load` otherwise."""
         made = trained.model, trained.params, trained.catalogue, trained.vocabulary
         source = None if candidates is None else candidates(trained.dataset)
         engine = cls(
