@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Query
 from stjax.serving.candidates import Source
-from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, stacked
+from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, event_key, stacked
 from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
 from stjax.serving.messages import Event, Item, Recommendation, Request
@@ -65,7 +65,8 @@ class Core:
         self.weights = self.programs.weights(params, self.catalogue.catalogue)
         self.bits = ItemBits(self.catalogue.catalogue, vocabulary)
         self.slots = Slots(self.programs, settings.users)
-        self.users = Users(settings.users, self.bits.rows, settings.lateness, settings.waiting)
+        own = settings.lateness, settings.waiting, settings.ids_kept
+        self.users = Users(settings.users, self.bits.rows, *own)
         self.counts: Counter[str] = Counter()
 
     @property
@@ -110,6 +111,12 @@ class Core:
             by_user.setdefault(self.users.add(name), []).append(row)
         due = {user: self.users.take(user, rows) for user, rows in by_user.items()}
         self._read({user: rows for user, rows in due.items() if rows})
+
+    def remember(self, events: Iterable[Event]) -> None:
+        """Know the ids of events, which `apply` has read, where they come again."""
+        for event in events:
+            if (key := event_key(event.id)) is not None:
+                self.users.remember(self.users.add(event.user), key)
 
     def ask(self, request: Request, k: int, now: float) -> Asked:
         """Check a request; now: its time where it gives none. Raises BadEvent."""

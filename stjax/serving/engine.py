@@ -32,11 +32,12 @@ from stjax.serving.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Observed:
-    """What became of a call's events: how many were accepted, and why the others were not, by their position
-    in the call."""
+    """What became of a call's events: how many were accepted, and why others were not, by their position in
+    the call. repeated: positions of events whose `id` was accepted before, which were not read again."""
 
     accepted: int
     refused: Mapping[int, str] = field(default_factory=dict)
+    repeated: Sequence[int] = ()
 
 
 class Engine:
@@ -305,13 +306,14 @@ class Engine:
             return
         try:
             self._core.apply([(event.user, row) for event, row in accepted])
+            self._core.remember(event for event, _ in accepted)
         except BaseException as error:
             self._broken = error
             raise
         self._core.counts["accepted"] += len(accepted)
         self._unsaved += len(accepted)
-        for call, causes in zip(calls, admitted.refused, strict=True):
-            call.finish(Observed(len(call.argument) - len(causes), causes))
+        for call, causes, again in zip(calls, admitted.refused, admitted.repeated, strict=True):
+            call.finish(Observed(len(call.argument) - len(causes) - len(again), causes, again))
 
     def _swap(self, params: Any, version: str) -> None:
         core = self._core

@@ -140,6 +140,7 @@ def _apply(core: Core, events: Sequence[Event]) -> None:
     rows = [(event.user, core.encode(event)) for event in events]
     # Whatever calls they came in: a state reads its user's events by time, and by order of arrival.
     core.apply(sorted(rows, key=lambda each: each[1]["time"]))
+    core.remember(events)
 
 
 def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -158,6 +159,11 @@ def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
         "seen_count": np.asarray([len(own) for own in seen], np.int64),
         "pending": np.array(pending, core.codec.row).view(np.uint8),
         "pending_count": np.asarray([len(users.pending.get(u, [])) for u in range(count)], np.int64),
+    }
+    keys = [users.keys.get(user, b"") for user in range(count)]
+    arrays |= {
+        "keys": np.frombuffer(b"".join(keys), np.uint8),
+        "keys_count": np.asarray([len(own) for own in keys], np.int64),
     }
     return arrays, list(users.names)
 
@@ -180,6 +186,9 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
     for user, items in enumerate(own):
         if len(items):
             users.restore_seen(user, items)
+    if "keys" in arrays:  # none in snapshots of before events had ids
+        for user, stop in enumerate(np.cumsum(arrays["keys_count"])):
+            users.remember(user, arrays["keys"][stop - arrays["keys_count"][user] : stop].tobytes())
     pending = arrays["pending"].view(core.codec.row)
     rows = np.split(pending, np.cumsum(arrays["pending_count"])[:-1])
     users.pending = {user: list(some) for user, some in enumerate(rows) if len(some)}
