@@ -13,6 +13,7 @@ with those of blocks of ours, so that both see the same machine.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import resource
@@ -22,7 +23,7 @@ import tempfile
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,62 +163,78 @@ def soak(args: argparse.Namespace) -> None:
         made = _parts(GRU(), 20_000)
         engine = Engine(*made, settings=settings, folder=folder)
         _say("warm up", seconds=round(engine.warm_up(), 1), memory=engine.memory())
-        before, stop = len(compiled), time.monotonic() + args.seconds
-        latencies: list[tuple[str, float]] = []
-        kept = [array("q") for _ in range(4)]  # user, item and time, packed: its memory is not the engine's
+        before, begin = len(compiled), time.monotonic()
+        stop = begin + args.seconds
+        # All that the benchmark keeps of a call: what was told is drawn again for the replay.
+        taken = [{"observe": array("d"), "recommend": array("d")} for _ in range(4)]
+        refused: list[set[tuple[int, int]]] = [set() for _ in range(4)]  # call, and event of it
 
         def work(t: int) -> None:
-            random, clock = np.random.default_rng(t), 0
+            told = _stream(t)
             while time.monotonic() < stop:
-                clock += 60
-                size = int(random.integers(1, 6))
-                who = (4 * random.integers(USERS // 4, size=size) + t).tolist()
-                what = random.integers(20_000, size=size).tolist()
-                when = (clock + 200 - random.integers(0, 100, size)).tolist()
-                told = list(zip(who, what, when, strict=True))
-                events, users = [_told(*one) for one in told], [f"u{u}" for u in who]
-                begin = time.perf_counter()
+                clock, events = next(told)
+                users = [event.user for event in events]
+                start = time.perf_counter()
                 done = engine.observe(events)
-                latencies.append(("observe", time.perf_counter() - begin))
-                for k, one in enumerate(told):
-                    if k not in done.refused:
-                        kept[t].extend(one)
-                begin = time.perf_counter()
+                taken[t]["observe"].append(time.perf_counter() - start)
+                refused[t].update((len(taken[t]["observe"]) - 1, k) for k in done.refused)
+                start = time.perf_counter()
                 engine.recommend([Request(u, clock + 300, exclude_seen=bool(clock % 7)) for u in users], 10)
-                latencies.append(("recommend", time.perf_counter() - begin))
+                taken[t]["recommend"].append(time.perf_counter() - start)
 
         threads = [threading.Thread(target=work, args=(t,)) for t in range(4)]
-        memory = []
+        minutes, memory = array("d"), array("q")
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
             time.sleep(min(10.0, args.seconds / 20))
+            minutes.append((time.monotonic() - begin) / 60)
             memory.append(_resident())
-        times = {k: _spread([s for kind, s in latencies if kind == k]) for k in ("observe", "recommend")}
-        accepted = sum(map(len, kept)) // 3
+        parts = [memory[min(len(memory) - 1, len(memory) * q // 4)] for q in (1, 2, 3, 4)]
+        late = slice(len(memory) // 4, None)
+        growth = np.polyfit(np.asarray(minutes[late]), np.asarray(memory[late]) / 1e6, 1)[0]
+        times = {kind: np.concatenate([own[kind] for own in taken]) for kind in taken[0]}
         _say(
             "soak",
             seconds=args.seconds,
-            calls=len(latencies),
-            events=accepted,
+            calls=sum(map(len, times.values())),
+            events=engine.status()["events"],
             refused={c: n for c, n in engine.status()["counts"].items() if c.startswith("refused")},
             evictions=engine.status()["evictions"],
             compiled_after_warm_up=len(compiled) - before,
-            resident_megabytes=[round(m / 1e6) for m in (memory[len(memory) // 4], memory[-1], max(memory))],
-            **times,
+            resident_megabytes=[round(m / 1e6, 1) for m in (*parts, max(memory))],
+            megabytes_a_minute=round(float(growth), 2),
+            of_them={
+                "seen": round(engine.memory()["seen"] / 1e6, 2),
+                "latencies": round(sum(own.nbytes for own in times.values()) / 1e6, 2),
+            },
+            **{kind: _spread(own) for kind, own in times.items()},
         )
         replay = Engine(*made, settings=Settings(users=USERS, capacity=USERS, shapes=shapes))
-        replay.observe([_told(*own[k : k + 3]) for own in kept for k in range(0, len(own), 3)])
+        for t in range(4):  # all of a thread's users at once: no event is late
+            calls = itertools.islice(_stream(t), len(taken[t]["observe"]))
+            told = ((event, (n, k)) for n, (_, events) in enumerate(calls) for k, event in enumerate(events))
+            replay.observe([event for event, where in told if where not in refused[t]])
         requests = [Request(f"u{k}", 10**8) for k in range(0, USERS, 7)]
         worst = 0.0
         for a, b in zip(engine.recommend(requests, 100), replay.recommend(requests, 100), strict=True):
             worst = max(worst, float(np.abs(np.sort(a.scores) - np.sort(b.scores)).max()))
-        _say("replay", users=len(requests), largest_difference=worst)
+        events = replay.status()["events"]
+        _say("replay", users=len(requests), events=events, largest_difference=worst)
         engine.close()
 
 
-def _told(user: int, item: int, time: int) -> Event:
-    return Event(f"u{user}", f"i{item}", time, 0)
+def _stream(thread: int) -> Iterator[tuple[int, list[Event]]]:
+    """A clock and a call's events, of one thread's users, without end: the same at every time."""
+    random, clock = np.random.default_rng(thread), 0
+    while True:
+        clock += 60
+        size = int(random.integers(1, 6))
+        who = 4 * random.integers(USERS // 4, size=size) + thread
+        what = random.integers(20_000, size=size)
+        when = clock + 200 - random.integers(0, 100, size)
+        told = zip(who.tolist(), what.tolist(), when.tolist(), strict=True)
+        yield clock, [Event(f"u{user}", f"i{item}", time, 0) for user, item, time in told]
 
 
 def _parts(interest: Interest, items: int) -> tuple[Recommender, Any, Catalogue, dict[str, Vocabulary]]:
@@ -255,7 +272,7 @@ def _timed(work: Callable[[], Any], calls: int) -> list[float]:
     return _spread(times)
 
 
-def _spread(seconds: list[float]) -> list[float]:
+def _spread(seconds: list[float] | np.ndarray) -> list[float]:
     """Median and p99, in milliseconds."""
     return [round(1e3 * float(v), 3) for v in (np.median(seconds), np.percentile(seconds, 99))]
 

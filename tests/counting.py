@@ -1,11 +1,13 @@
 """A model that counts, so that an event which is lost or read twice shows. And an engine of it to be killed:
 
 `python -m tests.counting FOLDER` observes the events of `stream` from where the folder's engine stands, and
-prints after each call how many are acknowledged.
+prints after each call how many are acknowledged. `python -m tests.counting FOLDER FIRST` observes them from
+event FIRST on, whatever the engine has, each with an id of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -96,14 +98,21 @@ def expected(events: Sequence[Event], user: str) -> dict[str, int]:
     return {item: own.count(item) for item in set(own)}
 
 
-def main(folder: str) -> None:
+def named(events: Sequence[Event]) -> list[Event]:
+    """With ids of their own, by their positions."""
+    return [dataclasses.replace(event, id=f"number {k}") for k, event in enumerate(events)]
+
+
+def main(folder: str, first: str | None = None) -> None:
     engine, events = counting(Path(folder), snapshot_every=23), stream(100_000)
     at, random = engine.status()["events"], np.random.default_rng()
+    if first is not None:
+        at, events = int(first), named(events)
     print(at, flush=True)
     while True:
         call = events[at : at + int(random.integers(1, 6))]
         done = engine.observe(call)
-        assert done.accepted == len(call)
+        assert done.accepted + len(done.repeated) == len(call)
         at += len(call)
         print(at, flush=True)
 

@@ -62,7 +62,7 @@ def items(client: TestClient, user: str, k: int = 5, **more: Any) -> list[str]:
 def test_events_change_what_is_recommended(client: TestClient) -> None:
     own = [event("mine", f"i{k}", T + i) for i, k in enumerate([3, 5, 5, 3, 5, 8])]
     answer = client.post("/events", json={"events": own})
-    assert (answer.status_code, answer.json()) == (200, {"accepted": 6, "refused": {}})
+    assert (answer.status_code, answer.json()) == (200, {"accepted": 6, "repeated": 0, "refused": {}})
     assert items(client, "mine", 3) == ["i5", "i3", "i8"]
     assert items(client, "mine", 2, deny=["i5"]) == ["i3", "i8"]
     assert items(client, "mine", 5, allow=["i8", "i3"]) == ["i3", "i8"]
@@ -86,7 +86,18 @@ def test_refused_events_are_told_by_position(client: TestClient) -> None:
     assert [each["time"] for each in kept] == [T + 9, T + 10]
 
 
+def test_an_event_with_an_id_is_read_once(client: TestClient) -> None:
+    own = [event("again", f"i{k}", T + k) | {"id": f"{k}"} for k in range(3)]
+    for sent, accepted, repeated in ((own[:2], 2, 0), (own[:2], 0, 2), (own, 1, 2)):
+        answer = client.post("/events", json={"events": sent})
+        told = {"accepted": accepted, "repeated": repeated, "refused": {}}
+        assert (answer.status_code, answer.json()) == (200, told)
+    assert [each["item"] for each in client.get("/users/again").json()["events"]] == ["i0", "i1", "i2"]
+
+
 BAD_EVENTS = [
+    ({"id": 7}, "id", "text"),
+    ({"id": "é" * 33}, "id", "66 bytes"),
     ({"user": 7}, "user", "text"),
     ({"user": ""}, "user", "not empty"),
     ({"user": None}, "user", "missing"),
@@ -347,7 +358,7 @@ def test_calls_from_many_threads_lose_nothing() -> None:
             for k in range(25):
                 own = [event(f"u{thread}", f"i{(k + j) % ITEMS}", T + k) for j in range(3)]
                 answer = client.post("/events", json={"events": own})
-                assert answer.json() == {"accepted": 3, "refused": {}}
+                assert answer.json() == {"accepted": 3, "repeated": 0, "refused": {}}
                 items(client, f"u{(thread + k) % 8}")
 
         for done in [pool.submit(post, thread) for thread in range(8)]:

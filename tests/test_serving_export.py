@@ -70,7 +70,7 @@ print(json.dumps(served.recommend(given["requests"], given["k"])))
 
 def plainly(one: Event | Request) -> dict[str, Any]:
     """An event or a request as the loader takes it."""
-    names = ["user", "item", "time", "utc_offset", "place", "context", "exclude_seen"]
+    names = ["user", "item", "time", "utc_offset", "place", "context", "exclude_seen", "allow", "deny"]
     values = {name: getattr(one, name, None) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -116,8 +116,15 @@ def test_answers_are_those_of_the_engine(name: str, tmp_path: Path) -> None:
         served.observe([plainly(event) for event in sorted(call, key=lambda event: -event.time)])
     requests = [request(user, k) for k, user in enumerate(USERS)]
     assert_same(engine, served.recommend([plainly(one) for one in requests], ALL), requests, ALL)
-    unseen = [request(USERS[0], 3, exclude_seen=True)]
-    assert_same(engine, served.recommend([plainly(one) for one in unseen], 4), unseen, 4)
+    some = made[3]["item"].texts[1:14]
+    filtered = [
+        request(USERS[0], 3, exclude_seen=True),
+        request(USERS[0], 4, allow=[*some, "new"]),
+        request(USERS[5], 5, allow=some, deny=[*some[3:6], "new"]),
+        request(USERS[1], 6, exclude_seen=True, allow=some, deny=some[::3]),
+        request(USERS[1], 7, deny=some),
+    ]
+    assert_same(engine, served.recommend([plainly(one) for one in filtered], 4), filtered, 4)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +202,6 @@ def test_the_loader_is_an_example_that_runs(small: tuple[Path, Any], capsys) -> 
     text = (small[0] / "loader.py").read_text()
     assert {line.split()[1] for line in text.splitlines() if line.startswith(("import", "from"))} == {
         "json",
-        "math",
         "pathlib",
         "jax",
         "numpy",

@@ -10,13 +10,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import examples.service.__main__
+import stjax.serving.engine
 import train
 from stjax.data.protocols import TEST
 from stjax.errors import CheckpointError, ConfigError
 from stjax.events import FIRST, Query
 from stjax.nn import GRU, ConcatFusion, Recommender, Retrieval, TimeEmbed
 from stjax.serving import Engine, Request, Settings, Shapes
-from stjax.serving.load import load_experiment, load_run
+from stjax.serving.load import Trained, load_experiment, load_run
 from stjax.training import load_config
 from stjax.training.config import resolve, unresolve
 from stjax.training.report import make_scores
@@ -75,6 +77,25 @@ def test_users_begin_with_their_history(run: Path, tmp_path: Path) -> None:
         for one, two in zip(before, engine.recommend(requests, 5), strict=True):
             assert one.items == two.items
             np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
+
+
+def test_the_service_loads_its_run_once(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine and the page's data are of the same load."""
+    loads, apps = [], []
+
+    def load(path: Path) -> Trained:
+        loads.append(path)
+        return load_run(path)
+
+    for module in (stjax.serving.engine, examples.service.__main__):
+        monkeypatch.setattr(module, "load_run", load)
+    monkeypatch.setattr(examples.service.__main__, "use_compilation_cache", lambda: None)
+    monkeypatch.setattr(examples.service.__main__.logging, "basicConfig", lambda **_: None)
+    monkeypatch.setattr(examples.service.__main__, "serve", lambda app, *_: apps.append(app))
+    assert examples.service.__main__.main([str(run), "--users", "60"]) == 0
+    assert len(apps) == 1 and loads == [run]
+    with Engine.load(run, settings=Settings(users=60), folder=tmp_path / "elsewhere") as engine:
+        assert engine.status()["users"] == 41 and loads == [run, run]
 
 
 def test_the_readme_shows_what_works(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -60,9 +60,10 @@ def main(arguments: Sequence[str]) -> int:
     use_compilation_cache()
     try:
         log.info("loading %s", options.run)
-        city = City.of(load_run(options.run), options.history, options.kind)
+        trained = load_run(options.run)
+        city = City.of(trained, options.history, options.kind)
         settings = Settings(options.capacity, options.users, options.lateness)
-        engine = Engine.load(options.run, settings=settings, folder=options.state, history=options.history)
+        engine = Engine.of(trained, settings=settings, folder=options.state, history=options.history)
         log.info("%s: %d items, %d users", engine.version, len(city.ids), len(engine.users()))
         limits = Limits(concurrent=options.concurrent)
         serve(

@@ -100,15 +100,20 @@ class Service:
         return FileResponse(PAGE / "index.html")
 
     async def events(self, request: Request) -> Response:
-        """Read events. Where none of them was accepted the status is 422."""
+        """Read events. Where all of them were refused the status is 422."""
         body = await self._body(request)
         events = bodies.parse_events(body, self.limits)
         observed = await self._call(self.engine.observe, events)
         self._failing = ""
-        self.city.recent.add(event for i, event in enumerate(events) if i not in observed.refused)
+        not_new = {*observed.refused, *observed.repeated}
+        self.city.recent.add(event for i, event in enumerate(events) if i not in not_new)
         refused = {str(i): cause for i, cause in sorted(observed.refused.items())}
-        answer: dict[str, Any] = {"accepted": observed.accepted, "refused": refused}
-        if observed.accepted:
+        answer: dict[str, Any] = {
+            "accepted": observed.accepted,
+            "repeated": len(observed.repeated),
+            "refused": refused,
+        }
+        if observed.accepted or observed.repeated:
             return JSONResponse(answer)
         i, cause = next(iter(refused.items()))
         return JSONResponse({"error": cause, "field": f"events[{i}]", **answer}, 422)

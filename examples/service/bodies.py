@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stjax.serving import Event, Request
+from stjax.serving.codec import LONGEST_EVENT_ID
 
 Check = Callable[[Any, str], Any]
 LONGEST_TEXT = 256
@@ -102,6 +103,12 @@ def _text(value: Any, field: str) -> str:
         raise BadBody(422, field, f"{len(value):,} characters are more than {LONGEST_TEXT}")
     if any("\ud800" <= sign <= "\udfff" for sign in value):  # halves of a pair, which no answer could write
         raise BadBody(422, field, "it holds half a character (a lone surrogate)")
+    return value
+
+
+def _event_id(value: Any, field: str) -> str:
+    if len(_text(value, field).encode()) > LONGEST_EVENT_ID:
+        raise BadBody(422, field, f"{len(value.encode())} bytes are more than {LONGEST_EVENT_ID}")
     return value
 
 
@@ -213,6 +220,7 @@ EVENT: Mapping[str, Check] = {
     "utc_offset": _offset,
     "place": _place,
     "context": _context,
+    "id": _event_id,
 }
 
 

@@ -56,8 +56,8 @@ class Recent:
     def load(self, file: Path) -> None:
         """Read what `save` kept, if it did."""
         if file.is_file():
-            for user, item, time, offset, place, context in json.loads(file.read_text()):
-                self.add([Event(user, item, time, offset, place and tuple(place), context)])
+            for user, item, time, offset, place, *more in json.loads(file.read_text()):
+                self.add([Event(user, item, time, offset, place and tuple(place), *more)])
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,8 @@ def _engine(status: Mapping[str, Any]) -> Iterator[str]:
     for name, (kind, text) in singles.items():
         yield from _head(name, kind, text)
         yield _line(name, {}, status[name.removesuffix("_total")])
-    yield from _head("memory_bytes", "gauge", "State of one user; of all on the device; on the host at most.")
+    text = "State of one user; of all on the device; on the host at most; items that users had, now."
+    yield from _head("memory_bytes", "gauge", text)
     for part, size in status["memory"].items():
         yield _line("memory_bytes", {"part": part}, size)
     yield from _head("engine_total", "counter", "What the engine counted since the start, by cause.")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from stjax.serving.codec import BadEvent
+from stjax.serving.codec import BadEvent, check_id, event_key
 from stjax.serving.core import Core
 from stjax.serving.messages import Event
 
@@ -16,15 +16,17 @@ from stjax.serving.messages import Event
 @dataclass(frozen=True)
 class Admitted:
     """accepted: events as the journal keeps them and as records, in the order of time. refused: of each call,
-    the cause by the position of the event."""
+    the cause by the position of the event. repeated: of each call, the positions of events whose id was
+    accepted before."""
 
     accepted: list[tuple[Event, np.ndarray]]
     refused: list[dict[int, str]]
+    repeated: list[list[int]]
 
 
 def admit(core: Core, calls: Sequence[Sequence[Event]], now: float) -> Admitted:
     """Check the events of several calls; refusals are counted. Changes nothing else. now: Unix seconds."""
-    settings, refused = core.settings, [{} for _ in calls]
+    settings, refused, repeated = core.settings, [{} for _ in calls], [[] for _ in calls]
     ahead = f"more than future={settings.future} seconds ahead of the clock"
     behind = f"more than lateness={settings.lateness} seconds behind the newest event of the user"
 
@@ -32,10 +34,19 @@ def admit(core: Core, calls: Sequence[Sequence[Event]], now: float) -> Admitted:
         refused[c][i] = cause
         core.counts[f"refused: {kind}"] += 1
 
+    def repeat(c: int, i: int) -> None:
+        repeated[c].append(i)
+        core.counts["repeated"] += 1
+
     encoded = []
     for c, call in enumerate(calls):
         for i, event in enumerate(call):
             try:
+                key, number = event_key(event.id), core.users.get(check_id("user", event.user))
+                # Before all else: by now it may be late.
+                if key is not None and number is not None and core.users.knows(number, key):
+                    repeat(c, i)
+                    continue
                 row = core.encode(event)
             except BadEvent as error:
                 refuse("not usable", c, i, str(error))
@@ -45,18 +56,23 @@ def admit(core: Core, calls: Sequence[Sequence[Event]], now: float) -> Admitted:
                 continue
             # The offset may depend on the events before: what is kept says it.
             kept = dataclasses.replace(event, user=str(event.user), utc_offset=int(row["utc_offset"]))
-            encoded.append((kept, row, c, i))
+            encoded.append((kept, row, key, c, i))
     encoded.sort(key=lambda each: each[1]["time"])  # stable: those of one time in the order they came
     accepted: list[tuple[Event, np.ndarray]] = []
     new: set[str] = set()
-    for event, row, c, i in encoded:
+    given: set[tuple[str, bytes]] = set()  # by these very calls
+    for event, row, key, c, i in encoded:
         number = core.users.get(event.user)
-        if number is not None and not core.users.accepts(number, int(row["time"])):
+        if key is not None and (event.user, key) in given and settings.ids_kept:
+            repeat(c, i)
+        elif number is not None and not core.users.accepts(number, int(row["time"])):
             refuse("late", c, i, f"time={event.time!r} is {behind}")
         elif number is None and event.user not in new and len(core.users) + len(new) >= settings.users:
             refuse("no room for the user", c, i, f"there is room for {settings.users:,} users; raise `users`")
         else:
             if number is None:
                 new.add(event.user)
+            if key is not None:
+                given.add((event.user, key))
             accepted.append((event, row))
-    return Admitted(accepted, refused)
+    return Admitted(accepted, refused, [sorted(own) for own in repeated])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from stjax.serving.messages import Event, Place
 from stjax.serving.vocabulary import Vocabulary
 
 LONGEST_ID = 256
+LONGEST_EVENT_ID, KEY_BYTES = 64, 16  # that two of 2**40 ids have one key has probability 2**-49
 DAY = 86_400
 INT32 = 2**31
 
@@ -178,6 +180,18 @@ def check_id(name: str, value: Any) -> str:
             f"{name}={value[:20]!r}... has {len(value):,} characters; ids have at most {LONGEST_ID}"
         )
     return value
+
+
+def event_key(value: Any) -> bytes | None:
+    """16 bytes that stand for an event's id; None where it has none. Raises BadEvent."""
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadEvent(f"id is of type {type(value).__name__}; it must be text, or None")
+    text = value.encode("utf-8", "surrogatepass")
+    if not 0 < len(text) <= LONGEST_EVENT_ID:
+        raise BadEvent(f"id={value[:20]!r} has {len(text):,} bytes; 1 to {LONGEST_EVENT_ID} are needed")
+    return hashlib.blake2b(text, digest_size=KEY_BYTES).digest()
 
 
 def check_offset(seconds: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,11 +14,12 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Query
 from stjax.serving.candidates import Source
-from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, stacked
+from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, event_key, stacked
 from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.programs import Filters, Programs, fitting, no_filters
+from stjax.serving.seen import Seen
 from stjax.serving.settings import Settings
 from stjax.serving.slots import NOWHERE, Slots
 from stjax.serving.users import Users
@@ -64,7 +65,8 @@ class Core:
         self.weights = self.programs.weights(params, self.catalogue.catalogue)
         self.bits = ItemBits(self.catalogue.catalogue, vocabulary)
         self.slots = Slots(self.programs, settings.users)
-        self.users = Users(settings.users, settings.lateness, settings.waiting)
+        own = settings.lateness, settings.waiting, settings.ids_kept
+        self.users = Users(settings.users, self.bits.rows, *own)
         self.counts: Counter[str] = Counter()
 
     @property
@@ -110,6 +112,12 @@ class Core:
         due = {user: self.users.take(user, rows) for user, rows in by_user.items()}
         self._read({user: rows for user, rows in due.items() if rows})
 
+    def remember(self, events: Iterable[Event]) -> None:
+        """Know the ids of events, which `apply` has read, where they come again."""
+        for event in events:
+            if (key := event_key(event.id)) is not None:
+                self.users.remember(self.users.add(event.user), key)
+
     def ask(self, request: Request, k: int, now: float) -> Asked:
         """Check a request; now: its time where it gives none. Raises BadEvent."""
         found = self.users.get(check_id("user", request.user))
@@ -124,7 +132,7 @@ class Core:
         )
         for name in request.context:
             self.codec.check_field(name)
-        seen = self.users.seen.get(user, ())
+        seen = self.users.seen.get(user) or Seen(self.users.items)
         bits = self.bits.of(request, seen, self.counts)
         if request.candidates is not None:
             bits = self._candidates(bits, request.candidates, seen)
@@ -139,7 +147,7 @@ class Core:
             raise BadEvent("within_km: neither the request nor the user's events have a place; give `place`")
         return Asked(request, k, user, moment, (bits, place, float(request.within_km)))
 
-    def _candidates(self, bits: np.ndarray | None, count: int, seen: Collection[int]) -> np.ndarray:
+    def _candidates(self, bits: np.ndarray | None, count: int, seen: Seen) -> np.ndarray:
         if self.source is None:
             raise BadEvent(f"candidates={count}: the engine has no source of candidates; start it with one")
         if not (isinstance(count, int) and count >= 1):

@@ -22,7 +22,7 @@ from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
-from stjax.serving.load import load_run, read_history
+from stjax.serving.load import Trained, load_run, read_history
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
@@ -32,11 +32,12 @@ from stjax.serving.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Observed:
-    """What became of a call's events: how many were accepted, and why the others were not, by their position
-    in the call."""
+    """What became of a call's events: how many were accepted, and why others were not, by their position in
+    the call. repeated: positions of events whose `id` was accepted before, which were not read again."""
 
     accepted: int
     refused: Mapping[int, str] = field(default_factory=dict)
+    repeated: Sequence[int] = ()
 
 
 class Engine:
@@ -102,7 +103,21 @@ class Engine:
         candidates: makes their source from that log, such as `stjax.serving.candidates.Neighbours`.
         Raises UserError where there is no such run, or its data are no longer there.
         """
-        trained = load_run(run)
+        more = {"folder": folder, "history": history, "candidates": candidates, "clock": clock}
+        return cls.of(load_run(run), settings=settings, **more)
+
+    @classmethod
+    def of(
+        cls,
+        trained: Trained,
+        *,
+        settings: Settings | None = None,
+        folder: str | os.PathLike[str] | None = None,
+        history: bool = True,
+        candidates: Callable[[Dataset], Source] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Engine:
+        """What `load_run` gave, where it serves for more than the engine; as `load` otherwise."""
         made = trained.model, trained.params, trained.catalogue, trained.vocabulary
         source = None if candidates is None else candidates(trained.dataset)
         engine = cls(
@@ -239,11 +254,12 @@ class Engine:
     def memory(self) -> dict[str, int]:
         """Bytes: of one user's state, of all on the device, of all on the host at most.
 
-        Beside them the host keeps the ids of the items that each user had, for `exclude_seen`.
+        seen: what the host keeps beside them for `exclude_seen`, now: the items that users had. It grows with
+        events, to one bit for each user and item at most; Python's own share, some 200 bytes a user, apart.
         """
         each = self._core.programs.bytes_per_user()
         device, host = each * (self.settings.capacity + 1), each * self.settings.users
-        return {"user": each, "device": device, "host": host}
+        return {"user": each, "device": device, "host": host, "seen": self._core.users.seen_bytes}
 
     def users(self) -> list[str]:
         """Ids of all users with events, in the order in which they came."""
@@ -290,13 +306,14 @@ class Engine:
             return
         try:
             self._core.apply([(event.user, row) for event, row in accepted])
+            self._core.remember(event for event, _ in accepted)
         except BaseException as error:
             self._broken = error
             raise
         self._core.counts["accepted"] += len(accepted)
         self._unsaved += len(accepted)
-        for call, causes in zip(calls, admitted.refused, strict=True):
-            call.finish(Observed(len(call.argument) - len(causes), causes))
+        for call, causes, again in zip(calls, admitted.refused, admitted.repeated, strict=True):
+            call.finish(Observed(len(call.argument) - len(causes) - len(again), causes, again))
 
     def _swap(self, params: Any, version: str) -> None:
         core = self._core

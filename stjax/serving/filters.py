@@ -10,9 +10,8 @@ from stjax.events import FIRST, UNSEEN, Catalogue
 from stjax.serving.candidates import best
 from stjax.serving.codec import BadEvent
 from stjax.serving.messages import Request
+from stjax.serving.seen import WORD, Seen, flags, packed, words
 from stjax.serving.vocabulary import Vocabulary
-
-WORD = 32
 
 
 class ItemBits:
@@ -27,36 +26,34 @@ class ItemBits:
         self.rows = len(catalogue.place)
         self._fields: dict[tuple[str, str], np.ndarray] = {}
 
-    def of(self, request: Request, seen: Iterable[int], unknown: dict[str, int]) -> np.ndarray | None:
+    def of(self, request: Request, seen: Seen, unknown: dict[str, int]) -> np.ndarray | None:
         """The items that may be answered; None for all of them.
 
-        seen: ids of the user's items. unknown: counts ids of lists that the model does not know.
+        seen: the user's items. unknown: counts ids of lists that the model does not know.
         """
         if not (request.exclude_seen or request.deny or request.where) and request.allow is None:
             return None
         bits = self._all() if request.allow is None else self._allowed(request.allow, unknown)
         for name, values in request.where.items():
             bits &= self._having(name, values)
-        gone = list(seen) if request.exclude_seen else []
-        gone += self._ids(request.deny, "deny", unknown)
-        if gone:
+        if request.exclude_seen:
+            seen.clear_in(bits)
+        if gone := self._ids(request.deny, "deny", unknown):
             bits &= ~self._set(gone)
         return bits
 
     def among(self, bits: np.ndarray | None, scores: np.ndarray, count: int) -> np.ndarray:
         """The `count` best of what may be answered, by scores (V,) of the items that training has seen."""
-        allowed = None
-        if bits is not None:
-            allowed = np.unpackbits(bits.astype("<u4").view(np.uint8), bitorder="little").astype(bool)
+        allowed = None if bits is None else flags(bits)
         return self._set(best(scores, allowed, count).tolist())
 
     def _all(self) -> np.ndarray:
-        return np.full(-(-self.rows // WORD), 0xFFFFFFFF, np.uint32)
+        return np.full(words(self.rows), 0xFFFFFFFF, np.uint32)
 
     def _set(self, ids: Iterable[int]) -> np.ndarray:
-        flags = np.zeros(-(-self.rows // WORD) * WORD, bool)
-        flags[list(ids)] = True
-        return np.packbits(flags, bitorder="little").view("<u4").astype(np.uint32, copy=False)
+        own = np.zeros(words(self.rows) * WORD, bool)
+        own[list(ids)] = True
+        return packed(own)
 
     def _allowed(self, texts: Collection[str], unknown: dict[str, int]) -> np.ndarray:
         if isinstance(texts, str) or not len(texts):
@@ -91,7 +88,7 @@ class ItemBits:
                 if number == UNSEEN:
                     raise BadEvent(f"where: {name}={value!r} is no value of the catalogue")
                 column = items.categorical.get(name)
-                flags = (items.multi[name] == number).any(axis=1) if column is None else column == number
-                self._fields[key] = self._set(np.flatnonzero(flags).tolist())
+                having = (items.multi[name] == number).any(axis=1) if column is None else column == number
+                self._fields[key] = self._set(np.flatnonzero(having).tolist())
             bits |= self._fields[key]
         return bits

@@ -1,90 +1,72 @@
 """Runs a recommender that `python -m stjax.serving export` wrote; needs jax, numpy and flatbuffers alone.
 
-A copy of this file is in every export: an example to start from, which checks nothing.
+A copy of this file is in every export: an example to start from, which checks nothing and takes one event or
+request at a time. The functions run batches as well.
 """
 
 import json
-import math
 from pathlib import Path
 
-import jax
 import numpy as np
-from jax import export
+from jax import device_put, export, jit
 
 
 class Served:
     """The states of users, none at first.
 
     Events and requests are dicts of user, item (of events), time in Unix seconds, utc_offset in seconds,
-    place (degrees) and context, a dict of further fields; what is unknown may be left out.
+    place (degrees) and context, a dict of further fields; what is unknown is left out.
     """
 
     def __init__(self, folder):
         folder, self.states, self.offsets, self.seen = Path(folder), {}, {}, {}
-        self.about = json.loads((folder / "schema.json").read_text("utf-8"))
-        self.words = json.loads((folder / "vocabulary.json").read_text("utf-8"))
-        first = self.about["ids"]["first"]
-        self.ids = {name: {w: k for k, w in enumerate(words, first)} for name, words in self.words.items()}
-        self.weights = jax.device_put(dict(np.load(folder / "weights.npz")))
+        about, words = [json.loads((folder / f"{n}.json").read_bytes()) for n in ("schema", "vocabulary")]
+        self.about, self.items, self.first = about, words["item"], about["ids"]["first"]
+        self.ids = {name: {w: i for i, w in enumerate(own, self.first)} for name, own in words.items()}
+        self.weights = device_put(dict(np.load(folder / "weights.npz")))
         files = [(folder / f"{name}.bin").read_bytes() for name in ("cold", "observe", "recommend")]
-        cold, self.reads, self.answers = [jax.jit(export.deserialize(bytearray(f)).call) for f in files]
-        self.cold = {name: np.asarray(x[0]) for name, x in cold(np.zeros(1, np.int32)).items()}
+        cold, self.reads, self.answers = [jit(export.deserialize(bytearray(f)).call) for f in files]
+        self.cold = cold(np.zeros(1, np.int32))
 
     def observe(self, events):
         """Read events, in any order, but none of a user before one that an earlier call has read."""
-        waiting = {}
         for event in sorted(events, key=lambda event: event["time"]):
-            waiting.setdefault(event["user"], []).append(event | {"valid": True})
-        while waiting := {user: own for user, own in waiting.items() if own}:
-            rows = [own.pop(0) for own in waiting.values()]  # the next of each user
-            states, columns = self._arrays(rows, "events")
-            states = jax.device_get(self.reads(self.weights, states, columns))
-            for k, row in enumerate(rows):
-                self.states[row["user"]] = {name: x[k].copy() for name, x in states.items()}
-                self.offsets[row["user"]] = self._value("utc_offset", {}, row)
-                self.seen.setdefault(row["user"], []).append(columns["item"][k])
+            user, columns = event["user"], self._columns("events", event | {"valid": True})
+            self.states[user] = self.reads(self.weights, self.states.get(user, self.cold), columns)
+            self.offsets[user] = event.get("utc_offset", self.offsets.get(user, 0))
+            self.seen.setdefault(user, set()).add(event["item"])
 
     def recommend(self, requests, k=10):
         """The k best items for each request as (item, log-probability), the best first.
 
-        With "exclude_seen" in a request, only items that are new to the user; other filters are made alike.
+        Of a request's lists "allow" only, none of "deny", and with "exclude_seen" none that the user had.
         """
-        states, columns = self._arrays(requests, "query")
-        allowed = np.ones((len(states["h"]), self.about["items"]), bool)
-        for row, request in zip(allowed, requests, strict=False):
-            if request.get("exclude_seen"):
-                row[self.seen.get(request["user"], [])] = False
-        found = jax.device_get(self.answers(self.weights, states, columns, allowed))
-        items, first = self.words["item"], self.about["ids"]["first"]
-        answers = np.moveaxis(found, 0, -1)[: len(requests), :k]  # (B, k, 2), scores and ids
-        return [[(items[int(i) - first], float(s)) for s, i in own if s > -np.inf] for own in answers]
+        return [self._best(request)[:k] for request in requests]
 
-    def _arrays(self, rows, kind):
-        """States and columns of events or requests, filled up to a power of two: each size is compiled."""
-        size = 1 << (len(rows) - 1).bit_length()
-        own = [self.states.get(row["user"], self.cold) for row in rows] + [self.cold] * (size - len(rows))
-        states = {name: np.stack([state[name] for state in own]) for name in self.cold}
-        columns = {}
-        for name, about in self.about[kind].items():
-            columns[name] = np.zeros((size, *about["shape"][1:]), about["dtype"])
-            for k, row in enumerate(rows):
-                columns[name][k] = self._value(name, about, row)
-        return states, columns
+    def _best(self, request):
+        user, columns = request["user"], self._columns("query", request)
+        seen = self.seen.get(user, ()) if request.get("exclude_seen") else ()
+        left = {*request.get("allow", self.items)}.difference(request.get("deny", ()), seen)
+        allowed = np.zeros((1, self.about["items"]), bool)
+        allowed[0, [self.ids["item"].get(item, 1) for item in left]] = True  # 1 is never answered
+        scores, ids = self.answers(self.weights, self.states.get(user, self.cold), columns, allowed)
+        best = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
+        return [(self.items[i - self.first], score) for i, score in best if score > -np.inf]
 
-    def _value(self, name, about, row):
-        value = row.get("context", {}).get(about["field"]) if "field" in about else row.get(name)
-        if "vocabulary" in about:
-            return 0 if value is None else self.ids[about["vocabulary"]].get(value, 1)
-        if name == "time":
-            return math.floor(value) - self.about["epoch"]
-        if name == "utc_offset":
-            return self.offsets.get(row["user"], 0) if value is None else value
-        return np.nan if value is None else value
+    def _columns(self, kind, row):
+        row = {"utc_offset": self.offsets.get(row["user"], 0), "context": {}} | row
+        row["time"], columns = int(row["time"] // 1) - self.about["epoch"], {}
+        for name, own in self.about[kind].items():
+            value = row["context"].get(own["field"]) if "field" in own else row.get(name)
+            if "vocabulary" in own:
+                value = 0 if value is None else self.ids[own["vocabulary"]].get(value, 1)
+            columns[name] = np.full((1, *own["shape"][1:]), np.nan if value is None else value, own["dtype"])
+        return columns
 
 
 if __name__ == "__main__":
     served = Served(Path(__file__).parent)
     request = {"user": "somebody", "time": served.about["epoch"] + 3_600}
-    for events in ([], [{**request, "item": served.words["item"][0]}]):
-        served.observe(events)
-        print(served.recommend([request], k=3)[0])
+    print(*served.recommend([request], k=3))
+    served.observe([request | {"item": served.items[0]}])
+    print(*served.recommend([request], k=3))

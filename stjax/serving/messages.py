@@ -18,6 +18,8 @@ class Event:
     user, item: ids as the log writes them; text. time: Unix seconds. utc_offset: seconds; where it is not
     given, that of the user's event before. place: latitude and longitude in degrees; None where unknown.
     context: further event fields by name: text of categorical, numbers of numeric, lists of vector fields.
+    id: the sender's own, at most 64 bytes, one for each event of the user: one that was accepted may be sent
+    again, as after a lost answer, and is not read again. Without it, what is sent twice is read twice.
     """
 
     user: str
@@ -26,6 +28,7 @@ class Event:
     utc_offset: int | None = None
     place: Place | None = None
     context: Mapping[str, Any] = field(default_factory=dict)
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -140,12 +140,14 @@ def _apply(core: Core, events: Sequence[Event]) -> None:
     rows = [(event.user, core.encode(event)) for event in events]
     # Whatever calls they came in: a state reads its user's events by time, and by order of arrival.
     core.apply(sorted(rows, key=lambda each: each[1]["time"]))
+    core.remember(events)
 
 
 def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     users, count = core.users, len(core.users)
     states = jax.tree.leaves(core.slots.rows(range(count)))
-    seen = [sorted(users.seen.get(user, ())) for user in range(count)]
+    none = np.zeros(0, np.int32)
+    seen = [users.seen[user].ids() if user in users.seen else none for user in range(count)]
     pending = [row for user in range(count) for row in users.pending.get(user, [])]
     arrays = {f"state_{i:03}": _plain(leaf) for i, leaf in enumerate(states)}
     arrays |= {
@@ -153,10 +155,15 @@ def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     }
     arrays |= {
         "stored": core.slots.known[:count].copy(),
-        "seen": np.asarray([item for own in seen for item in own], np.int32),
+        "seen": np.concatenate([none, *seen]),
         "seen_count": np.asarray([len(own) for own in seen], np.int64),
         "pending": np.array(pending, core.codec.row).view(np.uint8),
         "pending_count": np.asarray([len(users.pending.get(u, [])) for u in range(count)], np.int64),
+    }
+    keys = [users.keys.get(user, b"") for user in range(count)]
+    arrays |= {
+        "keys": np.frombuffer(b"".join(keys), np.uint8),
+        "keys_count": np.asarray([len(own) for own in keys], np.int64),
     }
     return arrays, list(users.names)
 
@@ -176,7 +183,12 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
     for name in ("newest", "floor", "utc_offset", "place"):
         getattr(users, name)[:count] = arrays[name]
     own = np.split(arrays["seen"], np.cumsum(arrays["seen_count"])[:-1])
-    users.seen = {user: set(items.tolist()) for user, items in enumerate(own) if len(items)}
+    for user, items in enumerate(own):
+        if len(items):
+            users.restore_seen(user, items)
+    if "keys" in arrays:  # none in snapshots of before events had ids
+        for user, stop in enumerate(np.cumsum(arrays["keys_count"])):
+            users.remember(user, arrays["keys"][stop - arrays["keys_count"][user] : stop].tobytes())
     pending = arrays["pending"].view(core.codec.row)
     rows = np.split(pending, np.cumsum(arrays["pending_count"])[:-1])
     users.pending = {user: list(some) for user, some in enumerate(rows) if len(some)}

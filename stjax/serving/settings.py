@@ -33,6 +33,8 @@ class Settings:
     capacity: users whose states are on the device. users: in all, on the device or in host memory.
     lateness: seconds by which an event may come after a later one of its user. waiting: events of a user
     that wait for such, at most. future: seconds that a time may be ahead of the clock.
+    ids_kept: so many of a user's last accepted events with an `id` are known where they come again; 16 bytes
+    of the host each, when they came. A sender must repeat an event before as many others of its user.
     spare_items: rows for items that training has not seen, see `Engine.add_items`.
     sync: whether an event is on the disk, not just with the system, before it is acknowledged.
     snapshot_every: events after which the states are saved anew; the journal before that is then dropped.
@@ -43,6 +45,7 @@ class Settings:
     lateness: int = 0
     waiting: int = 16
     future: int = 300
+    ids_kept: int = 32
     spare_items: int = 0
     shapes: Shapes = Shapes()
     sync: bool = True
@@ -52,6 +55,6 @@ class Settings:
         for name in ("capacity", "users", "waiting", "snapshot_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 1")
-        for name in ("lateness", "future", "spare_items"):
+        for name in ("lateness", "future", "ids_kept", "spare_items"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name}={getattr(self, name)} must be at least 0")

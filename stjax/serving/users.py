@@ -11,6 +11,8 @@ import numpy as np
 
 from stjax.errors import UserError
 from stjax.events import FIRST
+from stjax.serving.codec import KEY_BYTES
+from stjax.serving.seen import Seen
 
 NEVER = -(2**62)
 _time = itemgetter("time")
@@ -27,15 +29,22 @@ class Users:
     Events may come late by up to `lateness` seconds behind their user's newest: those wait in order, at
     most `waiting` a user, before the state reads them. What comes later than that, or before an event
     that the state has read, is refused: a state cannot forget.
+
+    items: rows of the catalogue, those in reserve among them. seen_bytes: of all that is `seen`.
+    keys: of each user's last `ids_kept` accepted events with an id, one behind the other.
     """
 
     size: int
+    items: int
     lateness: int = 0
     waiting: int = 16
+    ids_kept: int = 32
     number: dict[str, int] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     pending: dict[int, list[np.ndarray]] = field(default_factory=dict)
-    seen: dict[int, set[int]] = field(default_factory=dict)
+    seen: dict[int, Seen] = field(default_factory=dict)
+    seen_bytes: int = 0
+    keys: dict[int, bytes] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.newest = np.full(self.size, NEVER, np.int64)
@@ -78,7 +87,7 @@ class Users:
                 if not np.isnan(row["place"]).any():
                     self.place[user] = row["place"]
             if row["item"] >= FIRST:
-                self.seen.setdefault(user, set()).add(int(row["item"]))
+                self._had(user, int(row["item"]))
         horizon = self.newest[user] - self.lateness
         due = max(bisect.bisect_right(merged, horizon, key=_time), len(merged) - self.waiting)
         now, later = merged[:due], merged[due:]
@@ -86,3 +95,30 @@ class Users:
             self.pending[user] = later
         self.floor[user] = max(horizon, now[-1]["time"] if now else NEVER, self.floor[user])
         return now
+
+    def knows(self, user: int, key: bytes) -> bool:
+        """Whether an event with that key is among the last that `remember` was told."""
+        own = self.keys.get(user, b"")
+        at = own.find(key)
+        while at % KEY_BYTES and at != -1:  # parts of two others
+            at = own.find(key, at + 1)
+        return at != -1
+
+    def remember(self, user: int, keys: bytes) -> None:
+        """Keys of events that were accepted, the last one last."""
+        own = self.keys.get(user, b"") + keys
+        if kept := own[max(0, len(own) - KEY_BYTES * self.ids_kept) :]:
+            self.keys[user] = kept
+
+    def restore_seen(self, user: int, items: np.ndarray) -> None:
+        """Set what a user without any has seen."""
+        self.seen[user] = own = Seen(self.items, items)
+        self.seen_bytes += own.nbytes
+
+    def _had(self, user: int, item: int) -> None:
+        own = self.seen.get(user)
+        if own is None:
+            own = self.seen[user] = Seen(self.items)
+        before = own.nbytes
+        own.add(item)
+        self.seen_bytes += own.nbytes - before
