@@ -2,8 +2,8 @@
 
     python -m benchmarks.start [CONFIG.py] [--rounds 5]
 
-From the start of the process to the first line of metrics.jsonl, written when the first step is done; there the
-process is stopped. The data are prepared before. Two more runs go to their end, and tell how many
+From the start of the process to the first line of metrics.jsonl, written when the first step is done; there
+the process is stopped. The data are prepared before. Two more runs go to their end, and tell how many
 programs were compiled or taken from the cache. Prints JSON lines.
 """
 

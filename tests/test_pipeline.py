@@ -159,7 +159,18 @@ def test_bucket_invariants(dataset):
 
 def test_sizes_are_multiples_for_devices(dataset):
     batches = make(dataset, batch_size=8, multiple=4)
-    assert [rows for rows, _ in batches.shapes] == [44, 16, 8]
+    assert [rows for rows, _ in batches.shapes] == [44, 20, 8]
+
+
+def test_filling_up_for_devices_changes_no_batch(dataset):
+    plain, filled = make(dataset, batch_size=7), make(dataset, batch_size=7, multiple=5)
+    assert plain.per_epoch == filled.per_epoch
+    for number in range(2 * plain.per_epoch):
+        one, other = plain[number], filled[number]
+        rows = len(one.weight)
+        assert len(other.weight) == -(-rows // 5) * 5
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.map(lambda x, n=rows: x[:n], other), one)
+        assert not other.events.valid[rows:].any() and not other.weight[rows:].any()
 
 
 def test_epochs_are_shuffled_by_seed_and_epoch(dataset):
@@ -174,7 +185,7 @@ def test_epochs_are_shuffled_by_seed_and_epoch(dataset):
 
 
 def test_processes_share_each_batch(dataset):
-    settings = {"batch_size": 6, "buckets": None}
+    settings = {"batch_size": 7, "buckets": None, "multiple": 3}
     whole = make(dataset, **settings)
     parts = [make(dataset, **settings, process_index=k, process_count=3) for k in range(3)]
     assert all(part.per_epoch == whole.per_epoch for part in parts)
@@ -214,7 +225,7 @@ def test_the_stream_passes_epochs_without_end(dataset):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"process_count": 5, "buckets": None}, "6] rows cannot be shared by 5 processes"),
+        ({"process_count": 5}, "multiple=1 is not a multiple of 5 processes"),
         ({"process_index": 2, "process_count": 2}, "process_index=2"),
         ({"multiple": 3, "process_count": 2}, "multiple=3 is not a multiple of 2"),
         ({"batch_size": 0}, "batch_size=0"),
