@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
@@ -64,6 +66,15 @@ def test_the_engine_answers_as_the_evaluator_does(run: Path) -> None:
             found = engine.recommend([Request(user, now, int(question.target.utc_offset[b]))], items)[0]
             ids = [trained.vocabulary["item"].id(item) - FIRST for item in found.items]
             np.testing.assert_allclose(found.scores, expected[b][ids], atol=1e-4)
+
+
+def test_a_run_of_many_devices_is_served_by_one(run: Path, tmp_path: Path) -> None:
+    other = shutil.copytree(run, tmp_path / "many")
+    config = json.loads((other / "config.json").read_text())
+    config["sharding"] |= {"data": 4, "model": 2, "fsdp": True}
+    (other / "config.json").write_text(json.dumps(config))
+    trained, same = load_run(other), load_run(run)
+    jax.tree.map(np.testing.assert_array_equal, trained.params, same.params)
 
 
 def test_users_begin_with_their_history(run: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping
@@ -50,7 +51,9 @@ def load_run(run: str | os.PathLike[str]) -> Trained:
             f"{path} holds a baseline, {type(experiment.model).__name__}: only models are served"
         )
     with RunFolder(path), Checkpoints(path / "checkpoints") as checkpoints:
-        setup = Setup.of(experiment, jax.local_devices()[:1])
+        sharding = dataclasses.replace(experiment.sharding, data=1, model=1, fsdp=False)
+        whole = dataclasses.replace(experiment, sharding=sharding)  # a server is one device
+        setup = Setup.of(whole, jax.local_devices()[:1])
         best = load_record(checkpoints, setup).best_step
         if best is None:
             raise CheckpointError(f"{path} has no validated checkpoint yet: train it to the end first")
