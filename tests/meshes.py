@@ -1,6 +1,8 @@
 """A model on several virtual devices, beside the same on one; run in a process of its own by test_meshes.py.
 
-python -m tests.meshes                                    8 virtual devices, prints one JSON line a mesh
+python -m tests.meshes MODEL MESH ...                     8 virtual devices, prints one JSON line a mesh
+
+A mesh is DATAxMODEL; DATAxMODEL:all shares the rows of tables by both axes.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from stjax.nn import (
     UserEmbed,
 )
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Sharding, Training
+from stjax.training.experiment import Rules
 from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.paths import named
 from stjax.training.setup import Setup
@@ -44,6 +47,10 @@ from stjax.training.state import initial_state, make_train_step
 from tests.configs.tiny import TinyLog
 
 STEPS, USERS = 20, 211
+BY_ALL: Rules = (
+    (r"(.*/)?(items|users)/(table|embedding)", (("data", "model"), None)),
+    (r"head/bias/bias", (("data", "model"),)),
+)
 MODELS: dict[str, tuple[Interest, Objective, Pointer | None]] = {
     "gru": (GRU(), FullSoftmax(), Pointer(window=13)),
     "hstu": (HSTU(window=13), SampledSoftmax(11), None),
@@ -133,8 +140,11 @@ def main(arguments: list[str]) -> None:
         rows = Sharding(rows_multiple=8, fsdp=True, fsdp_size=256)
         alone = follow(Setup.of(experiment(Path(folder), model, rows), jax.devices()[:1]))
         for mesh in meshes:
-            data, parts = map(int, mesh.split("x"))
+            shape, _, by_all = mesh.partition(":")
+            data, parts = map(int, shape.split("x"))
             sharding = dataclasses.replace(rows, data=data, model=parts)
+            if by_all:
+                sharding = dataclasses.replace(sharding, rules=BY_ALL)
             found = follow(Setup.of(experiment(Path(folder), model, sharding)))
             line = {
                 "mesh": [data, parts],

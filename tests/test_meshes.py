@@ -16,6 +16,7 @@ ROOT = Path(__file__).parents[1]
 VIRTUAL = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
 USERS_TABLE = [216, 16]  # of 211 users, PADDING and UNSEEN, up to a multiple of 8
 MORE = [("gru", "8x1"), ("gru", "2x4"), ("gru", "1x8"), ("hstu", "2x4")]
+BY_ALL = [("gru", "4x2:all"), ("hstu", "8x1:all")]
 TABLES = ("items/table", "users/embedding", "head/bias/bias")
 
 
@@ -30,12 +31,13 @@ def follow(model: str, *meshes: str) -> list[dict[str, Any]]:
     ("model", "mesh"),
     [
         ("gru", "4x2"),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE + BY_ALL),
     ],
 )
 def test_a_mesh_gives_what_one_device_gives(model: str, mesh: str) -> None:
     (found,) = follow(model, mesh)
     data, parts = found["mesh"]
+    holders = data * parts if mesh.endswith(":all") else parts
     assert found["loss"] < 1e-5 and found["gradient"] < 1e-5, found
     assert found["largest"] > 1e-2 and found["moved"] > 1e-2  # there was something to differ in
     assert found["ranks"] > 0.99  # a near tie may fall the other way
@@ -45,7 +47,7 @@ def test_a_mesh_gives_what_one_device_gives(model: str, mesh: str) -> None:
     assert sum(name.startswith("params") for name in shares) > 20
     for name, share in shares.items():
         if name.endswith(TABLES):
-            assert share == 1 / parts, name
+            assert share == 1 / holders, name
         elif sizes[name] >= 256:
             assert share == 1 / data, name
     assert sum(name.endswith("users/embedding") for name in shares) == 4  # itself, gradient, two moments
@@ -54,5 +56,5 @@ def test_a_mesh_gives_what_one_device_gives(model: str, mesh: str) -> None:
     table = math.prod(USERS_TABLE)
     assert all(math.prod(shape) < table for shape in found["gathered"]), found["gathered"]
     assert found["reduced"]
-    assert (USERS_TABLE in found["reduced"]) == (parts == 1)  # a gradient of a table that all have whole
+    assert (USERS_TABLE in found["reduced"]) == (holders == 1)  # a gradient of a table that all have whole
     assert bool(found["gathered"]) == (data > 1)  # of the dense weights that `data` shares

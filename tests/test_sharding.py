@@ -72,9 +72,16 @@ def test_the_first_rule_that_fits_the_whole_path_decides() -> None:
     assert found == {"head": {"output": {"kernel": P(None, "model")}}, "items": {"table": P(None, None)}}
 
 
+def test_several_axes_share_one_dimension() -> None:
+    rules = ((".*/table", (("data", "model"), None)),)
+    assert specs(PARAMS, 3, 4, rules=rules)["items"]["table"] == P(("data", "model"), None)
+
+
 @pytest.mark.parametrize(
     ("rule", "words"),
     [
+        ((".*/table", (("data", "model"), "model")), r"items/table .* two dimensions cannot share one"),
+        ((".*/table", (None, ("data", "model"))), r"items/table .*: 7 .* the 12 devices of 'data' x 'model'"),
         ((".*/table", ("model", "model")), r"items/table \(24, 7\) .* two dimensions cannot share one axis"),
         ((".*/table", (None, "model")), r"items/table .*: 7 .* by the 4 devices of 'model'"),
         ((".*/bias/bias", ("data", "model")), r"head/bias/bias \(24,\) .* more than it has dimensions"),

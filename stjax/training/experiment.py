@@ -158,7 +158,7 @@ class Evaluation:
 
 
 AXES = ("data", "model")
-Rules = tuple[tuple[str, tuple[str | None, ...]], ...]
+Rules = tuple[tuple[str, tuple[str | tuple[str, ...] | None, ...]], ...]
 RULES: Rules = (
     (r"(.*/)?(items|users)/(table|embedding)", ("model", None)),
     (r"head/bias/bias", ("model",)),
@@ -180,7 +180,8 @@ class Sharding:
     fsdp_size: int = 65_536
     """Numbers that a parameter must have for that; smaller ones stay whole."""
     rules: tyro.conf.Suppress[Rules] = RULES
-    """Patterns of whole parameter paths, and the axis of each leading dimension; the first match decides."""
+    """Patterns of whole parameter paths, and the axis of each leading dimension; the first match decides.
+    Several axes, ("data", "model"), share one dimension together; so shared, it stays so while it is used."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "model", "rows_multiple", "fsdp_size")

@@ -7,6 +7,7 @@ GSPMD, 2021). Optimizer moments lie as their parameters do.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Layout:
         """The sharding of every array of a state; moments as their parameters, all else on every device."""
         specs = self.specs(abstract.params)
         params = jax.tree.map(self.sharding, specs)
-        # What `data` shares is whole while it is used, or XLA would share features instead of sequences.
+        # What `data` alone shares is whole while in use, or XLA would share features instead of sequences.
         whole = jax.tree.map(lambda spec: PartitionSpec(*(a if a != "data" else None for a in spec)), specs)
         everywhere = self.sharding(PartitionSpec())
         moments = optax.tree_map_params(
@@ -150,15 +151,17 @@ class Layout:
         where = f"sharding.rules give {name} {shape} the axes {axes}"
         if len(axes) > len(shape):
             raise ConfigError(f"{where}: more than it has dimensions")
-        claimed = [axis for axis in axes if axis is not None]
+        shared = [() if axis is None else (axis,) if isinstance(axis, str) else tuple(axis) for axis in axes]
+        claimed = [axis for together in shared for axis in together]
         if unknown := set(claimed) - set(AXES):
             raise ConfigError(f"{where}: there is no axis {sorted(unknown)}, only {', '.join(AXES)}")
         if len(set(claimed)) < len(claimed):
             raise ConfigError(f"{where}: two dimensions cannot share one axis")
-        for k, axis in enumerate(axes):
-            if axis is not None and shape[k] % (size := self.mesh.shape[axis]):
+        for k, together in enumerate(shared):
+            if shape[k] % (size := math.prod(self.mesh.shape[axis] for axis in together)):
+                names = " x ".join(repr(axis) for axis in together)
                 raise ConfigError(
-                    f"{where}: {shape[k]} rows or columns cannot be shared by the {size} devices of {axis!r};"
+                    f"{where}: {shape[k]} rows or columns cannot be shared by the {size} devices of {names};"
                     f" for a table of items or users set sharding.rows_multiple {size}"
                 )
         return PartitionSpec(*axes)

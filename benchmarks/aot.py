@@ -1,0 +1,617 @@
+"""Ahead-of-time proof for TPUs: the true training and serving programs, compiled for a topology without one.
+
+    pip install '.[aot]'
+    TPU_SKIP_MDS_QUERY=1 JAX_PLATFORMS=cpu python -m benchmarks.aot [--models ...] [--topologies ...]
+
+libtpu compiles for a described topology; no array is allocated, nothing runs. One JSON line a model, topology
+and program: what a chip holds beside its HBM (the compiler refuses a program that does not fit, and the line
+then says what it needed), arithmetic, traffic, every collective, and a roofline. Compiling is slow: a minute
+for the quickstart, a quarter of an hour and more for eight wide layers on two cores.
+
+Models: the quickstart as its config has it, batches filled up to the chips; HSTU and StateSpace of 8 layers,
+D=1,024, L=4,096, one sequence a chip, over 10^8 items of 64 features, which the fusion projects up to D.
+Batches are shared by all chips, and so are the rows of tables (a rule of `Sharding` with both axes); dense
+weights are shared and gathered while in use (FSDP).
+
+What is counted and what is estimated: memory is XLA's plan, padding of tiles included. `matmul_flops` are of
+the traced program, each loop as often as it runs, over all chips. `xla_flops` and `xla_bytes` are of the
+compiled one, on one chip, but count the body of a loop once. `hbm_bytes` are what its instructions read and
+write outside of the chip's own memory, loops as often as they run. The roofline divides by the published
+peaks and is a bound, not a measurement: `seconds` where compute, memory and network overlap wholly,
+`seconds_apart` where not at all. It knows no latency, which long loops of small tiles are made of.
+
+Peaks of a chip: https://cloud.google.com/tpu/docs/v5e, .../v5p, .../v6e. ICI is one direction of all links.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import topologies
+from jax.sharding import PartitionSpec
+
+from stjax.events import Batch, Catalogue, Events, Query, Schema
+from stjax.nn import (
+    HSTU,
+    ConcatFusion,
+    ItemEmbed,
+    Recommender,
+    Retrieval,
+    SampledSoftmax,
+    StateSpace,
+    TimeEmbed,
+)
+from stjax.nn.base import Interest
+from stjax.serving.programs import Programs, Weights
+from stjax.serving.settings import Shapes
+from stjax.training import parse
+from stjax.training.experiment import Optimizer, Rules, Sharding
+from stjax.training.optimizer import learning_rate, make_optimizer
+from stjax.training.setup import open_dataset
+from stjax.training.sharding import Layout
+from stjax.training.state import initial_state, make_train_step
+
+QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
+TOPOLOGIES = ("v5e:4x4", "v5p:4x4x4", "v6e:16x16")
+PROGRAMS = ("train", "observe", "recommend")
+ITEMS, USERS = 10**8, 10**6
+LAYERS, WIDTH, LENGTH, FEATURES, NEGATIVES = 8, 1_024, 4_096, 64, 8_192
+SERVED, SLOTS, TOP = 8, 16, 100  # users of a call, slots for states, items of an answer
+GIB, TOTAL_STEPS = 2**30, 10_000
+BY_ALL: Rules = (
+    (r"(.*/)?(items|users)/(table|embedding)", (("data", "model"), None)),
+    (r"head/bias/bias", (("data", "model"),)),
+)
+
+
+class Chip(NamedTuple):
+    """Published figures of a chip: GB of memory, bf16 FLOP/s, bytes/s of memory and of the network."""
+
+    hbm: float
+    flops: float
+    memory: float
+    network: float
+
+
+CHIPS = {
+    "v5e": Chip(16, 197e12, 819e9, 200e9),
+    "v5p": Chip(95, 459e12, 2765e9, 600e9),
+    "v6e": Chip(32, 918e12, 1640e9, 400e9),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model and the data it would see. rows: of a batch on so many chips."""
+
+    model: Recommender
+    catalogue: Catalogue  # shapes only are read
+    length: int
+    rows: Callable[[int], int]
+    sharding: Sharding
+
+
+def quickstart() -> Case:
+    """The experiment of the config, on its data."""
+    experiment = parse([], default=QUICKSTART).experiment
+    batching, catalogue = experiment.batching, open_dataset(experiment).catalogue
+    size = batching.batch_size
+    return Case(experiment.model, catalogue, batching.length, lambda n: -(-size // n) * n, Sharding())
+
+
+def large(interest: Interest, features: int, items: int) -> Case:
+    """A wide model over a large table; items have neither fields nor places, which would be dense too."""
+    model = Recommender(
+        items=ItemEmbed(features, attributes=False, place=False),
+        encoders={"time": TimeEmbed()},
+        fusion=ConcatFusion(WIDTH),
+        interest=interest,
+        # Uniform negatives: a share of the batch's would need an array of all items on every chip.
+        head=Retrieval(objective=SampledSoftmax(NEGATIVES, batch_share=0.0)),
+    )
+    schema = Schema(items, USERS, epoch=0, place=False)
+    catalogue = Catalogue(jax.ShapeDtypeStruct((items, 2), np.float32), schema)
+    return Case(model, catalogue, LENGTH, lambda n: n, Sharding(fsdp=True, rules=BY_ALL))
+
+
+def cases(
+    layers: int = LAYERS, features: int = FEATURES, items: int = ITEMS
+) -> dict[str, Callable[[], Case]]:
+    hstu = HSTU(layers=layers, heads=8, window=LENGTH)
+    return {
+        "quickstart": quickstart,
+        "hstu": partial(large, hstu, features, items),
+        "state_space": partial(large, StateSpace(layers=layers, modes=WIDTH), features, items),
+    }
+
+
+class Abstract:
+    """The arguments of a case's programs on a topology: shapes with a place, no arrays."""
+
+    def __init__(self, case: Case, devices: list[Any]) -> None:
+        self.case, self.layout = case, Layout.of(case.sharding, devices)
+        self.chips = len(devices)
+        self.optimizer = make_optimizer(Optimizer(), TOTAL_STEPS)
+        self.catalogue = self.everywhere(case.catalogue)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        self.key = self.everywhere(key)
+        rows, length, by_data = case.rows(self.chips), case.length, PartitionSpec("data")
+        weight = self.array((rows, length), np.float32, by_data)
+        self.batch = Batch(self.events((rows, length + 1), by_data), weight)
+        initial = partial(initial_state, case.model, self.optimizer, self.batch, self.catalogue, self.key)
+        shapes = jax.eval_shape(initial)
+        self.shardings = self.layout.shardings(self.optimizer, shapes)
+        self.state = jax.tree.map(self.placed, shapes, self.shardings.state)
+
+    def array(self, shape: tuple[int, ...], dtype: Any, spec: PartitionSpec) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=self.layout.sharding(spec))
+
+    def placed(self, x: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    def everywhere(self, tree: Any) -> Any:
+        return jax.tree.map(lambda x: self.placed(x, self.layout.everywhere), tree)
+
+    def events(self, shape: tuple[int, ...], spec: PartitionSpec) -> Events:
+        """Events with all fields of the schema."""
+        schema = self.case.catalogue.schema
+        ints, floats = (partial(self.array, dtype=dtype, spec=spec) for dtype in (np.int32, np.float32))
+        return Events(
+            item=ints(shape),
+            user=ints(shape),
+            time=ints(shape),
+            utc_offset=ints(shape),
+            place=floats((*shape, 2)),
+            valid=self.array(shape, np.bool_, spec),
+            categorical={f.name: ints(shape) for f in schema.select("event", "categorical")},
+            numeric={f.name: floats(shape) for f in schema.select("event", "numeric")},
+            vector={f.name: floats((*shape, f.size)) for f in schema.select("event", "vector")},
+        )
+
+    def trace(self, program: str) -> Any:
+        """The program, traced."""
+        if program == "train":
+            rate = learning_rate(Optimizer(), TOTAL_STEPS)
+            step: Any = make_train_step(self.case.model, self.optimizer, rate, self.shardings)
+            return step.trace(self.key, self.state, self.batch, self.catalogue)
+        model, nowhere = self.case.model, PartitionSpec()
+        programs: Any = Programs(model, SLOTS - 1, Shapes())
+        slots = self.array((SERVED,), np.int32, nowhere)
+        if program == "observe":
+            events = self.events((SERVED, 1), nowhere)
+            return programs.observe.trace(self.states, self.weights, slots, slots, events)
+        query = Query.of(self.events((SERVED,), nowhere), model.known)
+        return programs.recommend.trace(self.states, self.weights, slots, query, None, None, TOP)
+
+    @property
+    def weights(self) -> Weights:
+        """As an engine holds them; what has a row for each item lies as the table does."""
+        case, shared = self.case, self.state.params["items"]["table"].sharding.spec[0]
+        items = case.catalogue.place.shape[0]
+        by_rows = partial(self.array, dtype=np.float32, spec=PartitionSpec(shared, None))
+        table = by_rows((items, case.model.items.features))
+        return Weights(self.state.params, self.catalogue, table, by_rows((items, 3)))
+
+    @property
+    def states(self) -> Any:
+        """States of all slots. Of a large array the largest dimension that divides, but for the slots, is
+        shared: so a slot is read and written without the network."""
+
+        def place(x: Any) -> jax.ShapeDtypeStruct:
+            axes: list[Any] = [None] * x.ndim
+            dividing = [k for k in range(1, x.ndim) if x.shape[k] % self.chips == 0]
+            if dividing and x.size >= self.case.sharding.fsdp_size:
+                axes[max(dividing, key=lambda k: x.shape[k])] = ("data", "model")
+            return self.array(x.shape, x.dtype, PartitionSpec(*axes))
+
+        return jax.tree.map(place, jax.eval_shape(lambda: self.case.model.init_state(SLOTS)))
+
+
+def bytes_of_a_chip(tree: Any) -> int:
+    """Of arrays with a place, what one chip holds."""
+    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def matmul_flops(jaxpr: Any) -> int:
+    """Of all matrix products of a traced program: a scan's as often as it runs, of branches the largest."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (contracting, _), _ = eqn.params["dimension_numbers"]
+            lhs, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
+            total += 2 * math.prod(out) * math.prod(lhs[k] for k in contracting)
+            continue
+        inner = [matmul_flops(sub) for sub in _inside(eqn.params)]
+        if eqn.primitive.name == "cond":
+            total += max(inner)
+        else:
+            total += sum(inner) * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
+    return total
+
+
+def _inside(value: Any) -> Iterator[Any]:
+    """The programs among the parameters of an operation."""
+    if hasattr(value, "eqns"):
+        yield value
+    elif hasattr(value, "jaxpr"):
+        yield from _inside(value.jaxpr)
+    elif isinstance(value, Mapping):
+        yield from _inside(tuple(value.values()))
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from _inside(each)
+
+
+# Reading the compiled program.
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
+SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}
+FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "iota",
+}
+FREE |= {"after-all", "partition-id", "replica-id", "optimization-barrier"}
+ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
+CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%([\w.-]+)")
+SLICES = {"dynamic-slice", "gather", "slice"}
+
+
+class Array(NamedTuple):
+    """One array of an instruction's result; `far`: in HBM."""
+
+    shape: tuple[int, ...]
+    bytes: int
+    far: bool
+
+
+class Instruction(NamedTuple):
+    """name = result opcode(operands), rest"""
+
+    name: str
+    result: tuple[Array, ...]
+    opcode: str
+    operands: tuple[str, ...]
+    inside: str
+    rest: str
+    root: bool
+
+
+@dataclass(frozen=True)
+class Collective:
+    """kind: of KINDS. shape: of the result, of several the largest. bytes: of all results. group: chips that
+    take part together. sent: by a chip, where a ring does it. count: how often a step runs it."""
+
+    kind: str
+    shape: tuple[int, ...]
+    bytes: int
+    group: int
+    sent: float
+    count: int
+
+
+@dataclass
+class Program:
+    """A compiled program as text, read."""
+
+    text: str
+    computations: dict[str, list[Instruction]] = field(init=False)
+    entry: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.computations, current = {}, []
+        for line in self.text.splitlines():
+            if head := re.match(r"(ENTRY )?%([\w.-]+) \(.*\{$", line):
+                current = self.computations[head[2]] = []
+                if head[1]:
+                    self.entry = head[2]
+            elif match := re.match(r"\s+(ROOT )?%([\w.-]+) = (.*)", line):
+                current.append(_instruction(match[2], match[3], bool(match[1])))
+
+    def executed(self) -> Counter[str]:
+        """How often each computation runs: a loop's body as often as its condition's constant says."""
+        times: Counter[str] = Counter()
+
+        def visit(name: str, count: int) -> None:
+            times[name] += count
+            for i in self.computations[name]:
+                inner = count * (self._trips(i) if i.opcode == "while" else 1)
+                called = CALLED.findall(i.rest)
+                if branches := re.search(r"branch_computations=\{([^}]*)\}", i.rest):
+                    called += re.findall(r"%([\w.-]+)", branches[1])
+                for other in called:
+                    if other in self.computations:
+                        visit(other, inner)
+
+        visit(self.entry, 1)
+        return times
+
+    def collectives(self) -> list[Collective]:
+        """Every collective; equal ones together, what moves most first."""
+        found: Counter[Any] = Counter()
+        seen: set[str] = set()
+        for name, times in self.executed().items():
+            for i in self.computations[name]:
+                kind = i.opcode.removesuffix("-start")
+                channel = re.search(r"channel_id=(\d+)", i.rest)
+                # An asynchronous one is written once for each piece of work that it runs beside.
+                if kind not in KINDS or (channel and channel[1] in seen):
+                    continue
+                seen |= {channel[1]} if channel else set()
+                arrays = [a for a in i.result if a.shape or kind == "all-reduce"]
+                if i.opcode.endswith("-start") and kind != "all-reduce":  # (operands, results)
+                    arrays = arrays[len(arrays) // 2 :]
+                size, group = sum(a.bytes for a in arrays), _group(i.rest)
+                shape = max(arrays, key=lambda a: a.bytes).shape
+                found[kind, shape, size, group] += times
+        each = [Collective(*key, _sent(key[0], key[2], key[3]), n) for key, n in found.items()]
+        return sorted(each, key=lambda c: -c.sent * c.count)
+
+    def hbm_bytes(self) -> int:
+        """Read and written in HBM: of a part of an array that is read or updated in place, that part."""
+        total = 0
+        inner = {c for body in self.computations.values() for i in body for c in _fused(i)}
+        for name, times in self.executed().items():
+            if name in inner:
+                continue
+            body = self.computations[name]
+            arrays = {i.name: i.result for i in body}
+            total += times * sum(self._moved(i, arrays) for i in body)
+        return total
+
+    def _moved(self, i: Instruction, arrays: dict[str, tuple[Array, ...]]) -> int:
+        if i.opcode in FREE or i.opcode.endswith(("-done", "-update")):
+            return 0
+        written = sum(a.bytes for a in i.result if a.far)
+        if i.opcode.endswith("-start"):  # the result names source and target
+            return written
+        operands = [arrays.get(o, ()) for o in i.operands]
+        read = [sum(a.bytes for a in o if a.far) for o in operands]
+        if i.opcode == "dynamic-update-slice":
+            return 2 * read[1]
+        if i.opcode == "scatter":
+            return 3 * read[-1]
+        if i.opcode in SLICES:
+            return 2 * written
+        if i.opcode == "fusion" and (called := CALLED.search(i.rest)):
+            return self._fusion(self.computations[called[1]], read, written)
+        return sum(read) + written
+
+    def _fusion(self, body: list[Instruction], read: list[int], written: int) -> int:
+        """Operands of which only slices are used count so much; what is updated in place, as its update."""
+        sizes = {i.name: sum(a.bytes for a in i.result) for i in body}
+        total = 0
+        for i in body:
+            if i.opcode == "parameter":
+                k = int(i.inside)
+                users = _users(body, i.name)
+                if users and read[k] and all(_partly(u, i.name, body) for u in users):
+                    parts = (sizes[u.name] for u in users if u.opcode in SLICES)
+                    total += min(read[k], sum(parts))
+                else:
+                    total += read[k]
+            elif i.opcode in ("dynamic-update-slice", "scatter"):
+                update = sizes.get(i.operands[1 if i.opcode != "scatter" else -1], 0)
+                if written >= sizes[i.name]:
+                    written -= sizes[i.name] - 2 * update
+        return total + written
+
+    def _trips(self, loop: Instruction) -> int:
+        condition = re.search(r"condition=%([\w.-]+)", loop.rest)
+        body = self.computations.get(condition[1], []) if condition else []
+        limits = [int(i.inside) for i in body if i.opcode == "constant" and i.inside.isdecimal()]
+        return max(limits, default=1)
+
+
+def _instruction(name: str, text: str, root: bool) -> Instruction:
+    end = _closing(text) + 1 if text.startswith("(") else text.index(" ")
+    result, rest = text[:end], text[end:].strip()
+    opcode, _, rest = rest.partition("(")
+    end = _closing("(" + rest) - 1
+    inside = rest[:end]
+    operands = tuple(re.findall(r"%([\w.-]+)", inside))
+    return Instruction(name, _arrays(result), opcode, operands, inside, rest[end + 1 :], root)
+
+
+def _closing(text: str) -> int:
+    """Where the parenthesis that text begins with is closed."""
+    depth = 0
+    for k, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0:
+            return k
+    raise ValueError(f"not closed: {text[:80]}")
+
+
+def _arrays(text: str) -> tuple[Array, ...]:
+    found = []
+    for kind, dims, layout in ARRAY.findall(text):
+        shape = tuple(int(n) for n in dims.split(",") if n)
+        found.append(Array(shape, int(math.prod(shape) * SIZES.get(kind, 4)), "S(" not in layout))
+    return tuple(found)
+
+
+def _fused(i: Instruction) -> list[str]:
+    """What is computed inside of an instruction: its own operands and result say what moves."""
+    return CALLED.findall(i.rest) if i.opcode not in ("while", "conditional", "call") else []
+
+
+def _users(body: list[Instruction], name: str) -> list[Instruction]:
+    """The instructions that use an array, through bitcasts."""
+    users = [i for i in body if name in i.operands]
+    return [u for i in users for u in (_users(body, i.name) if i.opcode == "bitcast" else [i])]
+
+
+def _partly(user: Instruction, name: str, body: list[Instruction]) -> bool:
+    first = user.operands[0]
+    through = {i.name: i.operands[0] for i in body if i.opcode == "bitcast" and i.operands}
+    while first != name and first in through:
+        first = through[first]
+    return user.opcode in SLICES | {"dynamic-update-slice", "scatter"} and first == name
+
+
+def _group(rest: str) -> int:
+    """How many chips take part together."""
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", rest):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
+    return 2 if "source_target_pairs" in rest else 1
+
+
+def _sent(kind: str, size: int, group: int) -> float:
+    """Bytes that a chip sends, where a ring does it; size: of the result."""
+    if kind == "collective-permute":
+        return size
+    each = size * (group - 1) / group
+    return {"all-reduce": 2 * each, "reduce-scatter": each * group}.get(kind, each)
+
+
+def roofline(chip: Chip, flops: float, memory: float, network: float) -> dict[str, Any]:
+    """Of one step of one chip: FLOPs of products, bytes of HBM, bytes sent."""
+    parts = {
+        "compute": flops / chip.flops,
+        "memory": memory / chip.memory,
+        "network": network / chip.network,
+    }
+    most, apart = max(parts.values()), sum(parts.values())
+    return {
+        **{f"{name}_ms": round(1e3 * s, 3) for name, s in parts.items()},
+        "bound": max(parts, key=lambda name: parts[name]),
+        "seconds": round(most, 6),
+        "seconds_apart": round(apart, 6),
+        "mfu": round(parts["compute"] / most, 4) if most else 0.0,
+        "mfu_apart": round(parts["compute"] / apart, 4) if apart else 0.0,
+    }
+
+
+def table_sized(collectives: list[Collective], table: tuple[int, ...], share: tuple[int, ...]) -> bool:
+    """Whether any is as large as the table, or moves rows of it as a chip holds them."""
+    own = math.prod(share)
+    return any(
+        math.prod(c.shape) >= math.prod(table)
+        or (math.prod(c.shape) >= own and bool({table[0], share[0]} & set(c.shape)))
+        for c in collectives
+    )
+
+
+def proof(abstract: Abstract, program: str, chip: Chip) -> dict[str, Any]:
+    """What the compiled program says."""
+    start = time.perf_counter()
+    traced = abstract.trace(program)
+    flops = matmul_flops(traced.jaxpr.jaxpr)
+    lowered = traced.lower(lowering_platforms=("tpu",))
+    state, table = abstract.state, abstract.state.params["items"]["table"]
+    facts: dict[str, Any] = {
+        "chips": abstract.chips,
+        "hbm_gib": chip.hbm,
+        "parameters_gib": _gib(bytes_of_a_chip(state.params)),
+        "matmul_flops": flops,
+    }
+    if program == "train":
+        facts["optimizer_gib"] = _gib(bytes_of_a_chip(state.optimizer))
+        facts["batch"] = list(abstract.batch.weight.shape)
+    else:
+        facts |= {"table_gib": _gib(bytes_of_a_chip(abstract.weights.table)), "users": SERVED}
+        facts |= {"states_gib": _gib(bytes_of_a_chip(abstract.states)), "slots": SLOTS}
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        facts |= {"fits": False, "compile_seconds": round(time.perf_counter() - start)}
+        return facts | {"refused": refusal(str(error))}
+    memory, cost, read = compiled.memory_analysis(), compiled.cost_analysis(), Program(compiled.as_text())
+    collectives, moved = read.collectives(), read.hbm_bytes()
+    sent = sum(c.sent * c.count for c in collectives)
+    return facts | {
+        "fits": True,
+        "arguments_gib": _gib(memory.argument_size_in_bytes),
+        "temporaries_gib": _gib(memory.temp_size_in_bytes),
+        "code_gib": _gib(memory.generated_code_size_in_bytes),
+        "peak_gib": _gib(memory.peak_memory_in_bytes),
+        "xla_flops": cost.get("flops"),
+        "xla_bytes": cost.get("bytes accessed"),
+        "hbm_bytes": moved,
+        "sent_bytes": round(sent),
+        "table": list(table.shape),
+        "table_sized_collective": table_sized(
+            collectives, table.shape, table.sharding.shard_shape(table.shape)
+        ),
+        "roofline": roofline(chip, flops / abstract.chips, moved, sent),
+        "compile_seconds": round(time.perf_counter() - start),
+        "collectives": [_line(c) for c in collectives],
+    }
+
+
+def refusal(message: str) -> str:
+    """What a compiler says that found no room: the first lines, without the list of allocations."""
+    lines = [line.strip() for line in message.splitlines() if "hbm" in line.lower()]
+    return " ".join(lines[:2] or message.splitlines()[:1])[:300]
+
+
+def _line(c: Collective) -> dict[str, Any]:
+    return {"kind": c.kind, "shape": list(c.shape), "bytes": c.bytes, "group": c.group, "count": c.count}
+
+
+def _gib(size: float) -> float:
+    return round(size / GIB, 3)
+
+
+def describe(topology: str) -> list[Any]:
+    """The devices of a topology, none of which is there. Raises RuntimeError without libtpu."""
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    try:
+        return list(topologies.get_topology_desc(topology, platform="tpu").devices)
+    except Exception as error:
+        raise RuntimeError("no description of TPUs: install libtpu, pip install '.[aot]'") from error
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", choices=cases(), default=list(cases()))
+    parser.add_argument("--topologies", nargs="+", default=TOPOLOGIES, help="e.g. v5e:4x4")
+    parser.add_argument("--programs", nargs="+", choices=PROGRAMS, default=PROGRAMS)
+    parser.add_argument("--layers", type=int, default=LAYERS, help="of the two large models")
+    parser.add_argument("--features", type=int, default=FEATURES, help="of their items")
+    parser.add_argument("--items", type=int, default=ITEMS, help="of their catalogue")
+    options = parser.parse_args()
+    versions = {"jax": jax.__version__, "libtpu": version("libtpu")}
+    versions["generator"] = jax.config.values["jax_default_prng_impl"]
+    for model in options.models:
+        case = cases(options.layers, options.features, options.items)[model]()
+        size = {"layers": options.layers, "features": options.features} if model != "quickstart" else {}
+        for topology in options.topologies:
+            chip = CHIPS[topology.partition(":")[0]]
+            abstract = Abstract(case, describe(topology))
+            for program in options.programs:
+                facts = {"benchmark": "aot", "model": model, "topology": topology, "program": program}
+                print(json.dumps(facts | versions | size | proof(abstract, program, chip)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
