@@ -365,7 +365,10 @@ class Program:
                 size, group = sum(a.bytes for a in arrays), _group(i.rest)
                 shape = max(arrays, key=lambda a: a.bytes).shape
                 found[kind, shape, size, group] += times
-        each = [Collective(*key, _sent(key[0], key[2], key[3]), n) for key, n in found.items()]
+        each = [
+            Collective(kind, shape, size, group, _sent(kind, size, group), n)
+            for (kind, shape, size, group), n in found.items()
+        ]
         return sorted(each, key=lambda c: -c.sent * c.count)
 
     def hbm_bytes(self) -> int:
