@@ -69,7 +69,7 @@ QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
 TOPOLOGIES = ("v5e:4x4", "v5p:4x4x4", "v6e:16x16")
 PROGRAMS = ("train", "observe", "recommend")
 ITEMS, USERS = 10**8, 10**6
-LAYERS, WIDTH, LENGTH, FEATURES, NEGATIVES = 8, 1_024, 4_096, 32, 8_192
+LAYERS, WIDTH, LENGTH, FEATURES, NEGATIVES = 8, 1_024, 4_096, 32, 1_024
 SERVED, SLOTS, TOP = 8, 16, 100  # users of a call, slots for states, items of an answer
 GIB, TOTAL_STEPS = 2**30, 10_000
 BY_ALL: Rules = (
@@ -402,23 +402,43 @@ class Program:
         return sum(read) + written
 
     def _fusion(self, body: list[Instruction], read: list[int], written: int) -> int:
-        """Operands of which only slices are used count so much; what is updated in place, as its update."""
+        """Operands of which only parts are used count so much; what is updated in place, as its update."""
+        total = sum(
+            min(read[int(i.inside)], self._used(body, i.name)) for i in body if i.opcode == "parameter"
+        )
+        for whole, update in self._updates(body):
+            if written >= whole:
+                written -= whole - 2 * update
+        return total + written
+
+    def _used(self, body: list[Instruction], name: str) -> int:
+        """Bytes that a computation reads of an array of its own, also within fusions of the fusion."""
         sizes = {i.name: sum(a.bytes for a in i.result) for i in body}
         total = 0
-        for i in body:
-            if i.opcode == "parameter":
-                k = int(i.inside)
-                users = _users(body, i.name)
-                if users and read[k] and all(_partly(u, i.name, body) for u in users):
-                    parts = (sizes[u.name] for u in users if u.opcode in SLICES)
-                    total += min(read[k], sum(parts))
+        for user in body:
+            for k, operand in enumerate(user.operands):
+                if operand != name or (k == 0 and user.opcode in ("dynamic-update-slice", "scatter")):
+                    continue
+                if user.opcode == "bitcast":
+                    total += self._used(body, user.name)
+                elif k == 0 and user.opcode in SLICES:
+                    total += sizes[user.name]
+                elif user.opcode == "fusion" and (called := CALLED.search(user.rest)):
+                    inner = self.computations[called[1]]
+                    own = (i.name for i in inner if i.opcode == "parameter" and int(i.inside) == k)
+                    total += sum(self._used(inner, n) for n in own)
                 else:
-                    total += read[k]
-            elif i.opcode in ("dynamic-update-slice", "scatter"):
-                update = sizes.get(i.operands[1 if i.opcode != "scatter" else -1], 0)
-                if written >= sizes[i.name]:
-                    written -= sizes[i.name] - 2 * update
-        return total + written
+                    return sizes[name]
+        return min(total, sizes[name])
+
+    def _updates(self, body: list[Instruction]) -> Iterator[tuple[int, int]]:
+        """Bytes of arrays that are updated in place, and of the updates."""
+        sizes = {i.name: sum(a.bytes for a in i.result) for i in body}
+        for i in body:
+            if i.opcode in ("dynamic-update-slice", "scatter"):
+                yield sizes[i.name], sizes.get(i.operands[-1 if i.opcode == "scatter" else 1], 0)
+            elif i.opcode == "fusion" and (called := CALLED.search(i.rest)):
+                yield from self._updates(self.computations[called[1]])
 
     def _trips(self, loop: Instruction) -> int:
         condition = re.search(r"condition=%([\w.-]+)", loop.rest)
@@ -458,20 +478,6 @@ def _arrays(text: str) -> tuple[Array, ...]:
 def _fused(i: Instruction) -> list[str]:
     """What is computed inside of an instruction: its own operands and result say what moves."""
     return CALLED.findall(i.rest) if i.opcode not in ("while", "conditional", "call") else []
-
-
-def _users(body: list[Instruction], name: str) -> list[Instruction]:
-    """The instructions that use an array, through bitcasts."""
-    users = [i for i in body if name in i.operands]
-    return [u for i in users for u in (_users(body, i.name) if i.opcode == "bitcast" else [i])]
-
-
-def _partly(user: Instruction, name: str, body: list[Instruction]) -> bool:
-    first = user.operands[0]
-    through = {i.name: i.operands[0] for i in body if i.opcode == "bitcast" and i.operands}
-    while first != name and first in through:
-        first = through[first]
-    return user.opcode in SLICES | {"dynamic-update-slice", "scatter"} and first == name
 
 
 def _group(rest: str) -> int:
