@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from stjax.data.city import City, World, simulate
 from stjax.events import FIRST, Attributes, Batch, Catalogue, Events, Field, Schema
@@ -76,6 +77,7 @@ def error(values: np.ndarray) -> float:
     return float(values[draws].mean(axis=1).std())
 
 
+@pytest.mark.slow
 def test_learning_beside_serving_gains_where_tastes_change() -> None:
     """Over a frozen model, and more than the same steps gain where nothing changes: user by user, each with
     more than two standard errors."""
