@@ -20,8 +20,6 @@ from benchmarks.aot import (
     Abstract,
     Case,
     Chip,
-    Collective,
-    Program,
     describe,
     matmul_flops,
     proof,
@@ -29,6 +27,7 @@ from benchmarks.aot import (
     roofline,
     table_sized,
 )
+from benchmarks.hlo import Collective, Program
 from stjax.events import Catalogue, Schema
 from stjax.nn import ItemEmbed, Recommender, Retrieval, SampledSoftmax
 from stjax.training import Sharding
