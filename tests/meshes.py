@@ -122,6 +122,7 @@ def follow(setup: Setup) -> dict[str, Any]:
 
 def collectives(program: str, kind: str) -> list[list[int]]:
     """The shapes of what the collectives of one kind give."""
+    program = re.sub(r"/\*.*?\*/", "", program)  # of long tuples: /*index=5*/
     found = re.findall(rf"= (\(?[a-z0-9]+\[[^=]*?) {kind}(?:-start)?\(", program)
     shapes = [dims for results in found for dims in re.findall(r"\[([\d,]*)\]", results)]
     return [[int(n) for n in dims.split(",") if n] for dims in shapes]
