@@ -94,7 +94,8 @@ ROWS: dict[str, Row] = {
         {"AUC": None, "logloss": None},
         "Markov with back-off",
         {"AUC": "FM .9914", "logloss": "FM .0954"},
-        "FM on Frappe was run beside on the same instances: one setting, mean of two seeds, not tuned",
+        "FM on Frappe was run beside on the same instances, one setting without the items' attributes, mean"
+        " of two seeds; with them and tuned it is as good on validation (AUC .9926, stjax .9927)",
     ),
 }
 
