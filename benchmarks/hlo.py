@@ -16,18 +16,8 @@ from typing import Any, NamedTuple
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 SIZES = {"pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2}
 SIZES |= {"s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8, "c64": 8}
-FREE = {
-    "parameter",
-    "constant",
-    "tuple",
-    "get-tuple-element",
-    "bitcast",
-    "while",
-    "conditional",
-    "call",
-    "iota",
-}
-FREE |= {"after-all", "partition-id", "replica-id", "optimization-barrier"}
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"}
+FREE |= {"iota", "after-all", "partition-id", "replica-id", "optimization-barrier"}
 ARRAY = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
 CALLED = re.compile(r"(?:calls|body|to_apply|true_computation|false_computation)=%([\w.-]+)")
 SLICES = {"dynamic-slice", "gather", "slice"}
@@ -42,7 +32,7 @@ class Array(NamedTuple):
 
 
 class Instruction(NamedTuple):
-    """name = result opcode(operands), rest"""
+    """name = result opcode(inside), rest; operands: the names inside."""
 
     name: str
     result: tuple[Array, ...]
@@ -50,7 +40,6 @@ class Instruction(NamedTuple):
     operands: tuple[str, ...]
     inside: str
     rest: str
-    root: bool
 
 
 @dataclass(frozen=True)
@@ -81,8 +70,8 @@ class Program:
                 current = self.computations[head[2]] = []
                 if head[1]:
                     self.entry = head[2]
-            elif match := re.match(r"\s+(ROOT )?%([\w.-]+) = (.*)", line):
-                current.append(_instruction(match[2], match[3], bool(match[1])))
+            elif match := re.match(r"\s+(?:ROOT )?%([\w.-]+) = (.*)", line):
+                current.append(_instruction(match[1], match[2]))
 
     def executed(self) -> Counter[str]:
         """How often each computation runs: a loop's body as often as its condition's constant says."""
@@ -202,14 +191,14 @@ class Program:
         return max(limits, default=1)
 
 
-def _instruction(name: str, text: str, root: bool) -> Instruction:
+def _instruction(name: str, text: str) -> Instruction:
     end = _closing(text) + 1 if text.startswith("(") else text.index(" ")
     result, rest = text[:end], text[end:].strip()
     opcode, _, rest = rest.partition("(")
     end = _closing("(" + rest) - 1
     inside = rest[:end]
     operands = tuple(re.findall(r"%([\w.-]+)", inside))
-    return Instruction(name, _arrays(result), opcode, operands, inside, rest[end + 1 :], root)
+    return Instruction(name, _arrays(result), opcode, operands, inside, rest[end + 1 :])
 
 
 def _closing(text: str) -> int:

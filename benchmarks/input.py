@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -83,13 +84,9 @@ def main() -> None:
         dataset = Dataset(store, LeaveOneOut()(store))
         for name, buckets in (("full", None), ("buckets", (args.length // 4, args.length // 2))):
             batches = Batches(dataset, length=args.length, batch_size=args.batch, seed=0, buckets=buckets)
-            numbers = iter(range(len(batches)))
-            prefetched = iter(stream(batches))
-            for way, read in (
-                ("gather", lambda: batches[next(numbers)]),  # noqa: B023 (called in this turn)
-                ("grain", lambda: next(prefetched)),  # noqa: B023 (as above)
-            ):
-                seconds = median_seconds(read, args.batches)
+            gathered, prefetched = map(batches.__getitem__, range(len(batches))), iter(stream(batches))
+            for way, source in (("gather", gathered), ("grain", prefetched)):
+                seconds = median_seconds(partial(next, source), args.batches)
                 figures = {
                     "benchmark": f"input/{name}/{way}",
                     "events": args.events,

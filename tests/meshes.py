@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 import tempfile
 from functools import partial
@@ -20,6 +19,7 @@ import jax
 import numpy as np
 import optax
 
+from benchmarks.hlo import Program
 from stjax.data.protocols import VALID, LeaveOneOut
 from stjax.evaluation import evaluate
 from stjax.nn import (
@@ -122,10 +122,8 @@ def follow(setup: Setup) -> dict[str, Any]:
 
 def collectives(program: str, kind: str) -> list[list[int]]:
     """The shapes of what the collectives of one kind give."""
-    program = re.sub(r"/\*.*?\*/", "", program)  # of long tuples: /*index=5*/
-    found = re.findall(rf"= (\(?[a-z0-9]+\[[^=]*?) {kind}(?:-start)?\(", program)
-    shapes = [dims for results in found for dims in re.findall(r"\[([\d,]*)\]", results)]
-    return [[int(n) for n in dims.split(",") if n] for dims in shapes]
+    found = (i for body in Program(program).computations.values() for i in body)
+    return [list(a.shape) for i in found if i.opcode in (kind, f"{kind}-start") for a in i.result]
 
 
 def worst(a: Any, b: Any) -> float:

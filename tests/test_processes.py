@@ -44,11 +44,10 @@ def start(tmp_path: Path) -> Any:
             where = ["--coordinator", f"127.0.0.1:{port}", "--processes", f"{processes}", "--process", f"{k}"]
             command = [sys.executable, "train.py", CONFIG, "--workdir", str(tmp_path / run)]
             command += ["--source.folder", str(tmp_path), *options, *(where if processes > 1 else [])]
-            log = open(tmp_path / f"{run}-{processes}-{k}.log", "w")  # noqa: SIM115 (closed with the process)
-            group.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
-            )
-            log.close()
+            with open(tmp_path / f"{run}-{processes}-{k}.log", "w") as log:
+                group.append(
+                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
+                )
         running.extend(group)
         return group
 
