@@ -14,7 +14,8 @@ from stjax.nn.base import Interest
 from stjax.nn.interest.attention import SelfAttention
 from stjax.nn.interest.bias import SpatioTemporalBias, logit_bias
 from stjax.nn.interest.hstu import HSTU
-from stjax.ops import blocked
+from stjax.ops import blocked, strips, tiles
+from stjax.ops.moments import moments, pair_gaps
 from tests.random_events import random_events
 from tests.strict import strict
 
@@ -128,9 +129,9 @@ def test_spatiotemporal_bias_is_the_plain_loop() -> None:
     shapes = jax.eval_shape(partial(FULL.init, heads=H), jax.random.key(0))["params"]
     params = {k: rng.normal(size=s.shape).astype(np.float32) for k, s in shapes.items()}
     params |= {"log_tau": np.array([5, 9], np.float32), "log_km": np.array([0, 2], np.float32)}
-    moments = blocked.moments(*(jnp.asarray(a) for a in (events.valid, events.time, events.place)))
+    now = moments(*(jnp.asarray(a) for a in (events.valid, events.time, events.place)))
     lag = np.arange(L)[:, None] - np.arange(L)[None, :]
-    y = logit_bias(jax.tree.map(jnp.asarray, params), lag, *blocked.pair_gaps(moments, moments))
+    y = logit_bias(jax.tree.map(jnp.asarray, params), lag, *pair_gaps(now, now))
     time, place = events.time.astype(np.int64), events.place.astype(np.float64)
     for b, h, i, j in np.ndindex(B, H, L, L):
         if j <= i:
@@ -177,15 +178,18 @@ def test_hstu_is_the_formula_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize("name", ["rotary", "hstu_full"])
-def test_tiles_give_the_modules_the_same_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blocks_give_the_modules_the_same_result(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = MODELS[name]
     variables, x, events = setting(model, seed=6)
     whole = run(model, variables, x, events)
-    monkeypatch.setattr(blocked, "PLAIN_LENGTH", 3)
-    monkeypatch.setattr(blocked, "LEAST_BLOCK", 4)
-    monkeypatch.setattr(blocked, "LARGEST_BLOCK", 4)
-    tiled = jax.jit(lambda v, x, e: model.apply(v, x, e))(variables, x, events)
-    np.testing.assert_allclose(tiled[events.valid], whole[events.valid], atol=1e-5)
+    monkeypatch.setattr(blocked, "CPU_PLAIN_LENGTH", 3)
+    monkeypatch.setattr(strips, "STRIP", 4)
+    monkeypatch.setattr(tiles, "LEAST_BLOCK", 4)
+    monkeypatch.setattr(tiles, "LARGEST_BLOCK", 4)
+    for longest in (512, 3):  # in strips, then in tiles
+        monkeypatch.setattr(blocked, "STRIPS_LENGTH", longest)
+        parts = jax.jit(lambda v, x, e: model.apply(v, x, e))(variables, x, events)
+        np.testing.assert_allclose(parts[events.valid], whole[events.valid], atol=1e-5)
 
 
 def test_only_what_a_bias_reads_is_kept() -> None:

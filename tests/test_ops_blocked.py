@@ -1,4 +1,4 @@
-"""Attention in tiles: equal to the plain form in values and all gradients, in memory linear in the length."""
+"""Attention in blocks: equal to the plain form in values and gradients, in memory linear in the length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from stjax.ops import attention, blocked, geo
+from stjax.ops import attention, blocked, geo, strips
+from stjax.ops.moments import moments, pair_gaps
 from stjax.ops.time import log_bucket
 from tests.random_events import random_events
 from tests.strict import strict
@@ -34,26 +35,45 @@ def setting(window: int, length: int = L):
     q, k, v, g = (jnp.asarray(rng.normal(size=(B, length, H, D)), jnp.float32) for _ in range(4))
     events = jax.tree.map(jnp.asarray, random_events(B, length, seed=window))
     valid = events.valid.at[1].set(False).at[2].set(True)
-    moments = blocked.moments(valid, events.time, events.place)
+    now = moments(valid, events.time, events.place)
     shapes = {"lag": (H, window), "gap": (H, 9), "distance": (H, 17), "weight": (H,), "tau": (H,)}
     params = {name: jnp.asarray(rng.uniform(0.2, 2, shape), jnp.float32) for name, shape in shapes.items()}
-    return (q, k, v, params), moments, g
+    return (q, k, v, params), now, g
+
+
+@pytest.fixture
+def by_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strips of 5 queries, and groups of 2 of the 3 rows."""
+    monkeypatch.setattr(blocked, "CPU_PLAIN_LENGTH", 0)
+    monkeypatch.setattr(strips, "STRIP", 5)
+    monkeypatch.setattr(strips, "PART_ENTRIES", 2 * H * 5 * L)
+
+
+@pytest.mark.parametrize("kind", ATTENTION)
+@pytest.mark.parametrize("window", [L, 6, 1, 40])
+def test_strips_equal_the_plain_form(kind: str, window: int, by_strips: None) -> None:
+    """Values and gradients to q, k, v and the bias; a window shorter, equal and longer than L."""
+    equal_the_plain_form(kind, window, None)
 
 
 @pytest.mark.parametrize("kind", ATTENTION)
 @pytest.mark.parametrize(("window", "block"), [(L, 5), (6, 5), (1, 5), (40, L)])
 def test_tiles_equal_the_plain_form(kind: str, window: int, block: int) -> None:
-    """Values and gradients to q, k, v and the bias; a window shorter, equal and longer than L."""
-    tiles, plain = ATTENTION[kind]
-    inputs, moments, g = setting(window)
+    """As of strips."""
+    equal_the_plain_form(kind, window, block)
+
+
+def equal_the_plain_form(kind: str, window: int, block: int | None) -> None:
+    in_blocks, plain = ATTENTION[kind]
+    inputs, events, g = setting(window)
 
     def whole(q, k, v, params) -> jax.Array:
         lag = np.arange(L)[:, None] - np.arange(L)[None, :]
-        mask = attention.causal_mask(L, window) & moments.valid[:, None, None, :]
-        return plain(q, k, v, mask, bias(params, lag, *blocked.pair_gaps(moments, moments)))
+        mask = attention.causal_mask(L, window) & events.valid[:, None, None, :]
+        return plain(q, k, v, mask, bias(params, lag, *pair_gaps(events, events)))
 
     def blocks(q, k, v, params) -> jax.Array:
-        return tiles(q, k, v, moments, bias, params, window, block)
+        return in_blocks(q, k, v, events, bias, params, window, block)
 
     def both(f):
         def loss(*inputs):
@@ -77,12 +97,12 @@ def test_tiles_equal_the_plain_form(kind: str, window: int, block: int) -> None:
 @pytest.mark.parametrize("kind", ATTENTION)
 def test_gradients_are_those_of_finite_differences(kind: str) -> None:
     tiles, _ = ATTENTION[kind]
-    inputs, moments, g = setting(6, length=11)
+    inputs, events, g = setting(6, length=11)
 
     @jax.jit
     def loss(inputs) -> jax.Array:
         q, k, v, params = inputs
-        return (tiles(q, k, v, moments, bias, params, 6, 4) * g).sum()
+        return (tiles(q, k, v, events, bias, params, 6, 4) * g).sum()
 
     gradient = jax.grad(loss)(inputs)
     rng = np.random.default_rng(0)
@@ -103,15 +123,15 @@ def test_memory_grows_with_the_length_not_its_square(kind: str) -> None:
     """Temporary bytes of the compiled gradient; nothing runs."""
 
     def temporary(length: int) -> int:
-        inputs, moments, _ = jax.eval_shape(lambda: setting(64, length))
+        inputs, events, _ = jax.eval_shape(lambda: setting(64, length))
         lags = jax.ShapeDtypeStruct((H, length), jnp.float32)
         inputs = (*inputs[:3], inputs[3] | {"lag": lags})
 
-        def loss(inputs, moments) -> jax.Array:
+        def loss(inputs, events) -> jax.Array:
             q, k, v, params = inputs
-            return ATTENTION[kind][0](q, k, v, moments, bias, params, length).sum()
+            return ATTENTION[kind][0](q, k, v, events, bias, params, length).sum()
 
-        compiled = jax.jit(jax.grad(loss)).lower(inputs, moments).compile()
+        compiled = jax.jit(jax.grad(loss)).lower(inputs, events).compile()
         memory = compiled.memory_analysis()
         assert memory is not None
         return memory.temp_size_in_bytes

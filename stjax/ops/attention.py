@@ -73,22 +73,22 @@ def attend_silu(
 def lag_bias(table: jax.Array, lag: jax.Array | np.ndarray) -> jax.Array:
     """A learned logit for each lag: table (H, W) and lag (q, k) int32 to (H, q, k).
 
-    lag as a NumPy array may be anything; lags outside 0..W-1 read the nearest entry. As a JAX array (a tile,
-    in a loop) lag[a, b] must be lag[0, 0] + a - b with lag[0, 0] from 0 to W + k - 1; lags outside read zero.
+    lag[a, b] must be lag[0, 0] + a - b, with lag[0, 0] from 0 to W + k - 1, as a NumPy array where it is
+    static. Lags outside 0..W - 1 read zero.
     """
-    if isinstance(lag, np.ndarray):
-        return table[:, np.clip(lag, 0, table.shape[1] - 1)]
-    # A tile has only q + k - 1 different numbers. Laid out by reshaping, its gradient sums diagonals; a
+    # There are only q + k - 1 different numbers. Laid out by reshaping, its gradient sums diagonals; a
     # gather's would scatter, which made the whole attention a third slower on CPU.
     heads, (rows, columns) = table.shape[0], lag.shape
     span = rows + columns - 1
     padded = jnp.pad(table, ((0, 0), (columns, rows + columns)))
-    line = jax.lax.dynamic_slice_in_dim(padded, lag[0, 0] + 1, span, axis=1)[:, ::-1]
+    first = int(lag[0, 0]) if isinstance(lag, np.ndarray) else lag[0, 0]
+    line = jax.lax.dynamic_slice_in_dim(padded, first + 1, span, axis=1)[:, ::-1]
     # Entry (a, b) is line[rows - 1 - a + b]: rows span + 1 wide, read span wide, step back by one each.
     line = jnp.pad(line, ((0, 0), (0, 1)))
     flat = jnp.broadcast_to(line[:, None], (heads, rows, span + 1)).reshape(heads, -1)
     flat = flat[:, rows - 1 : rows - 1 + rows * span]
-    return flat.reshape(heads, rows, span)[:, :, :columns]
+    # Written out once: fused into a sum over all rows of a batch, indices would be found for each of them.
+    return jax.lax.optimization_barrier(flat.reshape(heads, rows, span)[:, :, :columns])
 
 
 def bucket_bias(table: jax.Array, bucket: jax.Array) -> jax.Array:

@@ -15,7 +15,7 @@ from stjax.nn.base import Interest
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.bias import Parameters, SpatioTemporalBias, logit_bias
 from stjax.ops import attention, blocked, rotary
-from stjax.ops.blocked import Moments
+from stjax.ops.moments import Moments, moments, newest
 from stjax.ops.sequence import push
 
 KeysValues = tuple[jax.Array, jax.Array]  # (B, W, H, D / H) each, newest last
@@ -57,7 +57,7 @@ class Reader(NamedTuple):
         valid = self.here.valid[:, 0]
         keys, values = push(memory[0], k, valid), push(memory[1], v, valid)
         turned = rotary.rotate(keys, np.arange(1 - self.window, 1)) if self.rotary else keys
-        mask, bias = blocked.newest(self.here, self.there, logit_bias, params)
+        mask, bias = newest(self.here, self.there, logit_bias, params)
         return (keys, values), self.one(q[:, None], turned, values, mask, bias)[:, 0]
 
 
@@ -138,11 +138,11 @@ class Windowed(Interest):
             raise ValueError(f"heads={self.heads} does not divide the {x.shape[-1]} features")
         now = (events.valid, *self._read(events.time, events.place))
         if state is None:
-            read, memories = self.reader(blocked.moments(*now), None), (None,) * self.layers
+            read, memories = self.reader(moments(*now), None), (None,) * self.layers
         else:
             past = jax.tree.map(lambda m, n: push(m, n, events.valid), tuple(state[1:]), now)
-            here = blocked.moments(*jax.tree.map(lambda n: n[:, None], now))
-            read, memories = self.reader(here, blocked.moments(*past)), state.layers
+            here = moments(*jax.tree.map(lambda n: n[:, None], now))
+            read, memories = self.reader(here, moments(*past)), state.layers
             state = WindowState(state.layers, *past)
         following = []
         for i, memory in enumerate(memories):

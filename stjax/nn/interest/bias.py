@@ -20,7 +20,7 @@ Parameters = Mapping[str, jax.Array]
 def logit_bias(
     params: Parameters, lag: jax.Array | np.ndarray, seconds: jax.Array | None, km: jax.Array | None
 ) -> jax.Array:
-    """The sum of the terms that `params` has, as `stjax.ops.blocked.Bias` describes: a pure function."""
+    """The sum of the terms that `params` has, as `stjax.ops.moments.Bias` describes: a pure function."""
     total = jnp.float32(0)
     if "lag" in params:
         total += attention.lag_bias(params["lag"], lag)[None]

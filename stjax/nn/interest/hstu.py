@@ -10,7 +10,7 @@ from stjax.nn.dropout import Dropout
 from stjax.nn.interest.attention import KeysValues, Reader, Windowed
 from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.ops import attention, blocked
-from stjax.ops.blocked import Moments
+from stjax.ops.moments import Moments
 
 
 class HSTULayer(nn.Module):
