@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console
 
 from stjax.errors import UserError
+from stjax.memory import keep_freed_memory
 from stjax.training import parse, run
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
@@ -20,6 +21,7 @@ QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
+    keep_freed_memory()
     try:
         run(parse(arguments, default=QUICKSTART), Console(soft_wrap=True))
     except UserError as error:

@@ -16,6 +16,7 @@ ALLOWED = {
     "__init__": ("events", ""),
     "errors": ("", ""),
     "cache": ("errors", ""),
+    "memory": ("", ""),
     "ops": ("ops", "jax numpy"),
     "events": ("", "jax"),
     "nn": ("ops events nn", "jax numpy flax"),

@@ -15,6 +15,7 @@ from examples.service.bodies import Limits
 from examples.service.city import City
 from examples.service.server import serve
 from stjax.errors import UserError
+from stjax.memory import keep_freed_memory
 from stjax.serving import Engine
 from stjax.serving.load import load_run
 from stjax.serving.settings import Settings
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     log = logging.getLogger("stjax.service")
     log.setLevel(logging.INFO)
     options = tyro.cli(Options, prog="python -m examples.service", args=list(arguments))
+    keep_freed_memory()
     use_compilation_cache()
     try:
         log.info("loading %s", options.run)
