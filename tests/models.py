@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from stjax.events import FIRST, Batch, Catalogue, Events, Query
-from tests.random_events import random_catalogue, random_events
+from stjax.events import FIRST, Batch, Catalogue, Events, Query, Schema
+from tests.random_events import SCHEMA, random_catalogue, random_events
 
 
 @partial(jax.jit, static_argnames=("model", "method"))
@@ -30,11 +30,11 @@ def random_parameters(model: nn.Module, *args: Any, method: str | None = None, s
     return jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.3, x.shape), x.dtype), shapes)
 
 
-def random_batch(batch: int, length: int, seed: int = 0) -> tuple[Batch, Catalogue]:
+def random_batch(batch: int, length: int, seed: int = 0, schema: Schema = SCHEMA) -> tuple[Batch, Catalogue]:
     """Sequences to train on, of length + 1 events, and the catalogue, on the device."""
-    catalogue = random_catalogue(seed)
+    catalogue = random_catalogue(seed, schema)
     catalogue.items.vector["text"][-1] = np.nan  # an item without text
-    events = random_events(batch, length + 1, seed)
+    events = random_events(batch, length + 1, seed, schema)
     weight = (events.valid[:, 1:] & (events.item[:, 1:] >= FIRST)).astype(np.float32)
     return jax.tree.map(jnp.asarray, (Batch(events, weight), catalogue))
 

@@ -58,11 +58,13 @@ def vocabularies(schema: Schema = SCHEMA) -> dict[str, Vocabulary]:
     return {name: Vocabulary([f"{name}{k}" for k in range(FIRST, size)]) for name, size in sizes.items()}
 
 
-def parts(model: Recommender, seed: int = 0) -> tuple[Recommender, Any, Catalogue, dict[str, Vocabulary]]:
+def parts(
+    model: Recommender, seed: int = 0, schema: Schema = SCHEMA
+) -> tuple[Recommender, Any, Catalogue, dict[str, Vocabulary]]:
     """Model, parameters, catalogue and vocabularies, as an engine takes them."""
-    batch, catalogue = random_batch(2, 3, seed)
+    batch, catalogue = random_batch(2, 3, seed, schema)
     params = random_parameters(model, batch, catalogue, method="loss", seed=seed)["params"]
-    return model, params, jax.tree.map(np.array, catalogue), vocabularies()
+    return model, params, jax.tree.map(np.array, catalogue), vocabularies(schema)
 
 
 def start(made: Sequence[Any], clock: float = 2e9, folder: Any = None, **settings: Any) -> Engine:
@@ -71,7 +73,9 @@ def start(made: Sequence[Any], clock: float = 2e9, folder: Any = None, **setting
     return Engine(*made, settings=Settings(**settings), folder=folder, clock=lambda: clock)
 
 
-def stream(count: int, users: int = 7, seed: int = 0, ties: float = 0.1) -> list[Event]:
+def stream(
+    count: int, users: int = 7, seed: int = 0, ties: float = 0.1, items: int = SCHEMA.items
+) -> list[Event]:
     """Events of several users in the order of time; some users, items, scenes and places are unknown."""
     random = np.random.default_rng(seed)
     gap = np.exp(random.uniform(0, np.log(86_400), count)).astype(int)
@@ -84,7 +88,7 @@ def stream(count: int, users: int = 7, seed: int = 0, ties: float = 0.1) -> list
     return [
         Event(
             user=f"user{random.integers(FIRST, FIRST + users)}",  # some of them are new
-            item=f"item{random.integers(FIRST, SCHEMA.items + 1)}",
+            item=f"item{random.integers(FIRST, items + 1)}",
             time=int(time),
             utc_offset=int(random.choice([-14_400, 0, 19_800])),
             place=maybe(tuple(random.normal((40.7, -74.0), 0.05).tolist())),

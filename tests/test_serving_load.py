@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -24,6 +25,7 @@ from stjax.serving.load import Trained, load_experiment, load_run
 from stjax.training import load_config
 from stjax.training.config import resolve, unresolve
 from stjax.training.report import make_scores
+from tests.serving_meshes import child
 
 CONFIG = "tests/configs/served.py"
 
@@ -33,7 +35,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of seconds, with an override that its config file does not know."""
     folder = tmp_path_factory.mktemp("served")
     log = ["--source.folder", str(folder.absolute())]
-    more = ["--model.head.known", "time", "--model.fusion.features", "13"]
+    more = ["--model.head.known", "time", "--model.fusion.features", "13", "--sharding.rows-multiple", "2"]
     assert train.main([CONFIG, "--workdir", str(folder / "run"), *log, *more]) == 0
     return folder / "run"
 
@@ -77,6 +79,20 @@ def test_a_run_of_many_devices_is_served_by_one(run: Path, tmp_path: Path) -> No
     jax.tree.map(np.testing.assert_array_equal, trained.params, same.params)
 
 
+def test_a_mesh_serves_a_run(run: Path) -> None:
+    """Its parameters go straight to their shares; answers are those of one device."""
+    (found,) = child(2, "load", str(run))
+    assert found["shares"]["items/table"] == found["shares"]["head/bias/bias"] == 0.5
+    settings = Settings(capacity=48, users=60, shapes=Shapes((8,), (8,), (5,)))
+    with Engine.load(run, settings=settings) as engine:
+        answers = engine.recommend([Request(user, 5e8) for user in engine.users()], 5)
+    assert len(answers) == len(found["answers"]) == 41
+    for one in answers:
+        items, scores = found["answers"][one.user]
+        assert items == one.items
+        np.testing.assert_allclose(scores, one.scores, rtol=1e-5)
+
+
 def test_users_begin_with_their_history(run: Path, tmp_path: Path) -> None:
     settings = Settings(capacity=7, users=60, shapes=Shapes((1, 7), (1, 4), (10,)))
     requests = [Request(f"{user}", 5e8) for user in range(41)]
@@ -94,9 +110,9 @@ def test_the_service_loads_its_run_once(run: Path, tmp_path: Path, monkeypatch: 
     """The engine and the page's data are of the same load."""
     loads, apps = [], []
 
-    def load(path: Path) -> Trained:
+    def load(path: Path, *more: Any) -> Trained:
         loads.append(path)
-        return load_run(path)
+        return load_run(path, *more)
 
     for module in (stjax.serving.engine, examples.service.__main__):
         monkeypatch.setattr(module, "load_run", load)

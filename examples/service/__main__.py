@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         trained = load_run(options.run)
         city = City.of(trained, options.history, options.kind)
         settings = Settings(options.capacity, options.users, options.lateness)
-        engine = Engine.of(trained, settings=settings, folder=options.state, history=options.history)
+        engine = Engine.load(trained, settings=settings, folder=options.state, history=options.history)
         log.info("%s: %d items, %d users", engine.version, len(city.ids), len(engine.users()))
         limits = Limits(concurrent=options.concurrent)
         serve(

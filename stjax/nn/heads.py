@@ -196,12 +196,14 @@ class ItemBias(nn.Module):
     def __call__(self, catalogue: Catalogue) -> jax.Array:
         """(V,)"""
         schema = catalogue.schema
-        bias = self.param("bias", nn.initializers.zeros, (schema.item_rows,))[: schema.items]
-        rows = catalogue.place.shape[0]
+        bias = self.param("bias", nn.initializers.zeros, (schema.item_rows,))
         if catalogue.count is None:
-            return bias
-        bias = jnp.concatenate([bias, jnp.full(rows - len(bias), bias[FIRST:].mean())])
-        return jnp.where(jnp.arange(rows) < catalogue.count, bias, -jnp.inf)
+            return bias[: schema.items]
+        rows, mean = catalogue.place.shape[0], bias[FIRST : schema.items].mean()
+        # Cut or filled up in place: to concatenate would gather what several devices share.
+        bias = jax.lax.pad(bias, jnp.zeros((), bias.dtype), [(0, rows - len(bias), 0)])
+        index = jnp.arange(rows)
+        return jnp.where(index < catalogue.count, jnp.where(index < schema.items, bias, mean), -jnp.inf)
 
 
 class Side(nn.Module):

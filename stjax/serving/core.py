@@ -13,12 +13,14 @@ import numpy as np
 from flax import linen as nn
 
 from stjax.events import Catalogue, Query
+from stjax.serving.answers import Filters, no_filters
 from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, event_key, stacked
 from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
+from stjax.serving.mesh import Devices
 from stjax.serving.messages import Event, Item, Recommendation, Request
-from stjax.serving.programs import Filters, Programs, fitting, no_filters
+from stjax.serving.programs import Programs, fitting
 from stjax.serving.seen import Seen
 from stjax.serving.settings import Settings
 from stjax.serving.slots import NOWHERE, Slots
@@ -59,7 +61,7 @@ class Core:
         vocabulary = {**vocabulary, "item": Vocabulary(vocabulary["item"].texts)}
         self.vocabulary = vocabulary
         self.codec = Codec(catalogue.schema, vocabulary)
-        self.programs = Programs(model, settings.capacity, settings.shapes)
+        self.programs = Programs(model, settings.capacity, settings.shapes, Devices.of(settings.sharding))
         catalogue = jax.tree.map(np.asarray, catalogue)
         self.catalogue = Items(catalogue, self.codec, settings.spare_items)
         self.weights = self.programs.weights(params, self.catalogue.catalogue)
@@ -212,7 +214,7 @@ class Core:
                     del due[user]
 
     def _filters(self, asked: Sequence[Asked], batch: int) -> Filters:
-        out = no_filters(batch, self.weights)
+        out = no_filters(batch, self.bits.rows)
         for j, one in enumerate(asked):
             bits, here, radius = one.filters or (None, (math.nan, math.nan), math.inf)
             if bits is not None:

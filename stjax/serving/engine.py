@@ -89,7 +89,7 @@ class Engine:
     @classmethod
     def load(
         cls,
-        run: str | os.PathLike[str],
+        run: str | os.PathLike[str] | Trained,
         *,
         settings: Settings | None = None,
         folder: str | os.PathLike[str] | None = None,
@@ -99,32 +99,18 @@ class Engine:
     ) -> Engine:
         """The best checkpoint of a finished run folder of `train.py`, as an engine.
 
+        run: the folder; or what `load_run` gave, where it serves for more than the engine.
         history: whether users begin with their events of the run's log; not where `folder` holds users.
         candidates: makes their source from that log, such as `stjax.serving.candidates.Neighbours`.
         Raises UserError where there is no such run, or its data are no longer there.
         """
-        more = {"folder": folder, "history": history, "candidates": candidates, "clock": clock}
-        return cls.of(load_run(run), settings=settings, **more)
-
-    @classmethod
-    def of(
-        cls,
-        trained: Trained,
-        *,
-        settings: Settings | None = None,
-        folder: str | os.PathLike[str] | None = None,
-        history: bool = True,
-        candidates: Callable[[Dataset], Source] | None = None,
-        clock: Callable[[], float] = time.time,
-    ) -> Engine:
-        """What `load_run` gave, where it serves for more than the engine; as `load` otherwise."""
-        made = trained.model, trained.params, trained.catalogue, trained.vocabulary
-        source = None if candidates is None else candidates(trained.dataset)
-        engine = cls(
-            *made, name=trained.name, settings=settings, folder=folder, candidates=source, clock=clock
-        )
+        if not isinstance(run, Trained):
+            run = load_run(run, None if settings is None else settings.sharding)
+        made = run.model, run.params, run.catalogue, run.vocabulary
+        source = None if candidates is None else candidates(run.dataset)
+        engine = cls(*made, name=run.name, settings=settings, folder=folder, candidates=source, clock=clock)
         if history and not engine.status()["users"]:
-            read_history(engine._core, trained.dataset)
+            read_history(engine._core, run.dataset)
             engine.save()
         return engine
 
@@ -252,13 +238,13 @@ class Engine:
             self._combiner.exclusively(self._record.close)
 
     def memory(self) -> dict[str, int]:
-        """Bytes: of one user's state, of all on the device, of all on the host at most.
+        """Bytes: of one user's state, of all on the device (or devices), of all on the host at most.
 
         seen: what the host keeps beside them for `exclude_seen`, now: the items that users had. It grows with
         events, to one bit for each user and item at most; Python's own share, some 200 bytes a user, apart.
         """
         each = self._core.programs.bytes_per_user()
-        device, host = each * (self.settings.capacity + 1), each * self.settings.users
+        device, host = each * self._core.programs.slots, each * self.settings.users
         return {"user": each, "device": device, "host": host, "seen": self._core.users.seen_bytes}
 
     def users(self) -> list[str]:

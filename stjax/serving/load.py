@@ -22,7 +22,7 @@ from stjax.serving.vocabulary import Vocabulary, vocabularies
 from stjax.training import load_config
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.config import resolve, unresolve
-from stjax.training.experiment import Experiment, is_baseline
+from stjax.training.experiment import Experiment, Sharding, is_baseline
 from stjax.training.loop import load_record
 from stjax.training.run_folder import RunFolder
 from stjax.training.setup import Setup
@@ -42,8 +42,11 @@ class Trained:
     dataset: Dataset
 
 
-def load_run(run: str | os.PathLike[str]) -> Trained:
-    """The best checkpoint of a run folder. Raises UserError where it is not whole, or still in use."""
+def load_run(run: str | os.PathLike[str], sharding: Sharding | None = None) -> Trained:
+    """The best checkpoint of a run folder. Raises UserError where it is not whole, or still in use.
+
+    sharding: where the parameters are to lie, as of `Settings`; None: on one device.
+    """
     path = Path(run)
     experiment = load_experiment(path)
     if is_baseline(experiment.model):
@@ -51,9 +54,11 @@ def load_run(run: str | os.PathLike[str]) -> Trained:
             f"{path} holds a baseline, {type(experiment.model).__name__}: only models are served"
         )
     with RunFolder(path), Checkpoints(path / "checkpoints") as checkpoints:
-        sharding = dataclasses.replace(experiment.sharding, data=1, model=1, fsdp=False)
-        whole = dataclasses.replace(experiment, sharding=sharding)  # a server is one device
-        setup = Setup.of(whole, jax.local_devices()[:1])
+        devices = jax.local_devices()
+        if sharding is None:
+            sharding, devices = Sharding(data=1), devices[:1]
+        sharding = dataclasses.replace(sharding, rows_multiple=experiment.sharding.rows_multiple)
+        setup = Setup.of(dataclasses.replace(experiment, sharding=sharding), devices)
         best = load_record(checkpoints, setup).best_step
         if best is None:
             raise CheckpointError(f"{path} has no validated checkpoint yet: train it to the end first")

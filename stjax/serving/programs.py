@@ -1,8 +1,8 @@
 """The compiled programs of the engine: read events, answer requests, move states to the host and back.
 
-States of all users lie in one pytree of arrays of capacity + 1 rows, the slots; the last row is the cold
-state of a user without events, and is never written. Every program has a few shapes only (`Shapes`), all of
-which `warm_up` compiles.
+States of all users lie in one pytree of arrays, whose first `capacity` rows are the slots; the row after them
+is the cold state of a user without events, and is never written. Every program has a few shapes only
+(`Shapes`), all of which `warm_up` compiles.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from flax import linen as nn
 from stjax.errors import ConfigError
 from stjax.events import Catalogue, Events, Query
 from stjax.ops import geo
+from stjax.serving.answers import Filters, no_filters
+from stjax.serving.mesh import Devices
 from stjax.serving.settings import Shapes
 
 ENTRIES = 1 << 23  # scores alive at a time: 32 MiB, however many users and items
@@ -47,40 +49,40 @@ class Weights:
     space: Any
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Filters:
-    """What may be answered. allowed: uint32 (B, ceil(V / 32)), a bit an item. here: float32 (B, 2) degrees.
-    radius: float32 (B,) kilometres, infinite for no limit."""
-
-    allowed: Any
-    here: Any
-    radius: Any
-
-
 class Programs:
-    """The programs of one model. Raises ConfigError for a model without a step form."""
+    """The programs of one model. Raises ConfigError for a model without a step form.
 
-    def __init__(self, model: nn.Module, capacity: int, shapes: Shapes) -> None:
+    slots: rows of the states. devices: on which they run; by default one.
+    """
+
+    def __init__(
+        self, model: nn.Module, capacity: int, shapes: Shapes, devices: Devices | None = None
+    ) -> None:
         for method in ("init_state", "step", "read", "answer", "item_table"):
             if not hasattr(model, method):
                 raise ConfigError(f"model {type(model).__name__} has no {method!r}: it cannot be served")
         self.model: Any = model
-        self.capacity, self.shapes = capacity, shapes
-        self.observe: Callable[..., States] = jax.jit(partial(_observe, self.model), donate_argnums=0)
-        self.recommend: Callable[..., Any] = jax.jit(partial(_recommend, self.model), static_argnums=6)
-        self.fetch: Callable[..., States] = jax.jit(_rows)
-        self.put: Callable[..., States] = jax.jit(_scatter, donate_argnums=0)
-        self._derive: Callable[..., Any] = jax.jit(partial(_derive, self.model))
+        self.capacity, self.shapes, self.devices = capacity, shapes, devices or Devices()
+        self.slots = self.devices.slots(capacity)
+        own, there, whole = (self.model, self.devices), self.devices.states, self.devices.whole
+        self.observe: Callable[..., States] = jax.jit(
+            partial(_observe, *own), donate_argnums=0, out_shardings=there
+        )
+        self.recommend: Callable[..., Any] = jax.jit(
+            partial(_recommend, *own), static_argnums=6, out_shardings=whole
+        )
+        self.fetch: Callable[..., States] = jax.jit(_rows, out_shardings=whole)
+        self.put: Callable[..., States] = jax.jit(_scatter, donate_argnums=0, out_shardings=there)
+        self._derive: Callable[..., Any] = jax.jit(partial(_derive, *own))
 
     def weights(self, params: Any, catalogue: Catalogue) -> Weights:
-        """Parameters and catalogue on the device, with what is computed from them once."""
-        params, catalogue = jax.device_put((params, catalogue))
+        """Parameters and catalogue on the devices, with what is computed from them once."""
+        params, catalogue = self.devices.weights(params, catalogue)
         return Weights(params, catalogue, *self._derive(params, catalogue))
 
     def initial(self) -> States:
         """All slots, cold."""
-        return jax.jit(lambda: self.model.init_state(self.capacity + 1))()
+        return jax.jit(lambda: self.model.init_state(self.slots), out_shardings=self.devices.states)()
 
     def bytes_per_user(self) -> int:
         """Of one user's state."""
@@ -101,12 +103,12 @@ class Programs:
         """
         shapes = self.shapes
         for b in shapes.batches:
-            cold, nowhere = self.cold(b), np.full(b, self.capacity + 1, np.int32)
+            cold, nowhere = self.cold(b), self.nowhere(b)
             for length in shapes.chunks:
                 states = self.observe(states, weights, cold, nowhere, events(b, length))
             states = self.put(states, nowhere, jax.device_get(self.fetch(states, cold)))
             for k in shapes.tops:
-                for filters in (None, no_filters(b, weights)):
+                for filters in (None, no_filters(b, len(weights.space))):
                     for first in (None, events(b, late)) if late else (None,):
                         self.recommend(states, weights, cold, query(b), filters, first, k)
         return jax.block_until_ready(states)
@@ -115,20 +117,14 @@ class Programs:
         """The slot of users without events, for a whole batch."""
         return np.full(batch, self.capacity, np.int32)
 
-
-def no_filters(batch: int, weights: Weights) -> Filters:
-    """Filters that let everything pass."""
-    words = -(-weights.space.shape[0] // 32)
-    return Filters(
-        np.full((batch, words), 0xFFFFFFFF, np.uint32),
-        np.full((batch, 2), np.nan, np.float32),
-        np.full(batch, np.inf, np.float32),
-    )
+    def nowhere(self, batch: int) -> np.ndarray:
+        """Of states that are not to be written, for a whole batch."""
+        return np.full(batch, self.slots, np.int32)
 
 
-def _derive(model: Any, params: Any, catalogue: Catalogue) -> tuple[jax.Array, jax.Array]:
+def _derive(model: Any, devices: Devices, params: Any, catalogue: Catalogue) -> tuple[Any, jax.Array]:
     space = geo.unit_vector(catalogue.place) * geo.EARTH_RADIUS_KM  # of NaN it is NaN
-    return model.apply({"params": params}, catalogue, method="item_table"), space
+    return devices.of_items((model.apply({"params": params}, catalogue, method="item_table"), space))
 
 
 def _rows(states: States, slots: jax.Array) -> States:
@@ -147,15 +143,23 @@ def _read(model: Any, weights: Weights, own: States, events: Events) -> States:
 
 
 def _observe(
-    model: Any, states: States, weights: Weights, source: jax.Array, target: jax.Array, events: Events
+    model: Any,
+    devices: Devices,
+    states: States,
+    weights: Weights,
+    source: jax.Array,
+    target: jax.Array,
+    events: Events,
 ) -> States:
     """Read events (B, L) of the users in slots `source`, into slots `target`; those out of range are not
     written."""
-    return _scatter(states, target, _read(model, weights, _rows(states, source), events))
+    own, events = devices.rows((_rows(states, source), events))
+    return _scatter(states, target, _read(model, weights, own, events))
 
 
 def _recommend(
     model: Any,
+    devices: Devices,
     states: States,
     weights: Weights,
     source: jax.Array,
@@ -166,20 +170,19 @@ def _recommend(
 ) -> tuple[jax.Array, jax.Array]:
     """Log-probabilities and ids of the k best items that are allowed, (B, k) each; -inf where there are no
     more. late: events (B, L) that are read before, and stay unread."""
-    own = _rows(states, source)
+    own, query, filters, late = devices.rows((_rows(states, source), query, filters, late))
     if late is not None:
         own = _read(model, weights, own, late)
+    items = weights.space.shape[0]
 
     def best(rows: Any) -> tuple[jax.Array, jax.Array]:
-        own, query, filters = rows
+        own, query, filters = devices.rows(rows)
         variables = {"params": weights.params}
         log_p = model.apply(variables, own, query, weights.catalogue, weights.table, method="answer")
-        if filters is not None:
-            log_p = jnp.where(_allowed(filters, weights.space), log_p, -jnp.inf)
-        # On a CPU, too, this is one pass: a selection by groups of entries first was no faster.
-        return jax.lax.top_k(log_p, min(k, log_p.shape[1]))
+        return devices.best(log_p, filters, weights.space, min(k, items))
 
-    return _in_groups(best, (own, query, filters), max(1, ENTRIES // weights.space.shape[0]))
+    size = max(1, ENTRIES // (items // devices.model)) * devices.data
+    return _in_groups(best, (own, query, filters), size)
 
 
 def _in_groups(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
@@ -192,16 +195,3 @@ def _in_groups(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
     index = jnp.minimum(jnp.arange(groups * size), batch - 1).reshape(groups, size)
     done = jax.lax.map(lambda i: function(jax.tree.map(lambda x: x[i], rows)), index)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:batch], done)
-
-
-def _allowed(filters: Filters, space: jax.Array) -> jax.Array:
-    """bool (B, V)."""
-    bits = (filters.allowed[:, :, None] >> jnp.arange(32, dtype=jnp.uint32)) & jnp.uint32(1)
-    allowed = bits.reshape(len(filters.allowed), -1)[:, : len(space)] == 1
-    here = geo.unit_vector(filters.here) * geo.EARTH_RADIUS_KM
-    squared = sum(((here[:, i, None] - space[None, :, i]) ** 2 for i in range(3)), start=jnp.float32(0))
-    # The chord of an arc; beyond half the globe everything is near.
-    half = jnp.minimum(filters.radius / (2 * geo.EARTH_RADIUS_KM), jnp.pi / 2)
-    chord = 2 * geo.EARTH_RADIUS_KM * jnp.sin(half)
-    near = squared <= (chord**2)[:, None]  # False where either place is unknown
-    return allowed & (near | jnp.isinf(filters.radius)[:, None])

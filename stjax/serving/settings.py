@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from stjax.errors import ConfigError
+from stjax.training.experiment import Sharding
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,9 @@ class Settings:
     spare_items: rows for items that training has not seen, see `Engine.add_items`.
     sync: whether an event is on the disk, not just with the system, before it is acknowledged.
     snapshot_every: events after which the states are saved anew; the journal before that is then dropped.
+    sharding: of several devices, all that this process has: `data` of them share the slots, so that it must
+    divide `capacity`, and `model` the items, so that it must divide those of training and the spare ones
+    together, and the tables of parameters (by the run's own rows_multiple). None: one device.
     """
 
     capacity: int = 1024
@@ -50,6 +54,7 @@ class Settings:
     shapes: Shapes = Shapes()
     sync: bool = True
     snapshot_every: int = 100_000
+    sharding: Sharding | None = None
 
     def __post_init__(self) -> None:
         for name in ("capacity", "users", "waiting", "snapshot_every"):

@@ -55,7 +55,7 @@ class Slots:
         one. To be called after `source` of the same users."""
         own = np.asarray(users, np.int64)
         self._settle(own[self.slot[own] == NOWHERE])
-        found = np.full(batch, self.capacity + 1, np.int32)
+        found = self._programs.nowhere(batch)
         found[: len(own)] = self.slot[own]
         self._changed[self.slot[own]] = True
         return found
@@ -88,7 +88,7 @@ class Slots:
         slots = self.slot[users]
         for part in _parts(len(users), self._programs.shapes.batches):
             size = fitting(self._programs.shapes.batches, len(part))
-            where = np.full(size, self.capacity + 1, np.int32)
+            where = self._programs.nowhere(size)
             where[: len(part)] = slots[part]
             row = np.zeros(size, np.int64)
             row[: len(part)] = users[part]
