@@ -12,9 +12,10 @@ import pytest
 from stjax.events import Events
 from stjax.nn.base import Interest
 from stjax.nn.interest.attention import SelfAttention
-from stjax.nn.interest.bias import SpatioTemporalBias, logit_bias
+from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.nn.interest.hstu import HSTU
 from stjax.ops import blocked, strips, tiles
+from stjax.ops.bias import logit_bias
 from stjax.ops.moments import moments, pair_gaps
 from tests.random_events import random_events
 from tests.strict import strict

@@ -25,7 +25,7 @@ ALLOWED = {
     "baselines": ("errors ops events data baselines", "jax numpy scipy"),
     "evaluation": ("errors ops events metrics data evaluation", "jax numpy rich"),
     "training": (
-        "errors cache events metrics data baselines evaluation training",
+        "errors cache ops events metrics data baselines evaluation training",
         "jax numpy flax optax orbax tyro rich matplotlib tensorboardX",
     ),
     "serving": ("errors cache events data ops baselines training serving", "jax numpy flax optax"),

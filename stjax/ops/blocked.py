@@ -86,7 +86,11 @@ def _softmax(form, q, k, v, events: Moments, params: Any, bias: Bias, window: in
 
 
 def _silu(form, q, k, v, events: Moments, params: Any, bias: Bias, window: int) -> jax.Array:
-    total = jnp.cumsum(events.valid, axis=1, dtype=jnp.int32)
-    read = total - jnp.pad(total, ((0, 0), (window, 0)))[:, : total.shape[1]]
     y = form(q, k, v, events, params, SILU, bias, window)
-    return y / jnp.maximum(read, 1).astype(y.dtype)[..., None, None]
+    return y / count_read(events.valid, window).astype(y.dtype)[..., None, None]
+
+
+def count_read(valid: jax.Array, window: int) -> jax.Array:
+    """How many valid events each position reads, at least 1: (B, L) bool to int32."""
+    total = jnp.cumsum(valid, axis=1, dtype=jnp.int32)
+    return jnp.maximum(total - jnp.pad(total, ((0, 0), (window, 0)))[:, : total.shape[1]], 1)

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
+from jax.sharding import Mesh
 from rich.console import Console
 
 from stjax.baselines import all_baselines, reading
@@ -26,6 +27,7 @@ from stjax.evaluation import (
     render,
 )
 from stjax.events import Catalogue, Events, Query
+from stjax.ops import devices
 from stjax.training.experiment import Evaluation, Experiment
 from stjax.training.sharding import Layout
 
@@ -35,18 +37,23 @@ Measured = Report | InstanceReport
 COMPARED = ("Acc@1", "HR@10", "NDCG@10", "MRR")  # in all rankings, whichever metric selects
 
 
-def make_scores(model: nn.Module) -> Scores:
-    """The jitted function (params, history, query, catalogue) -> (B, V): one compilation per shape."""
+def make_scores(model: nn.Module, mesh: Mesh | None = None) -> Scores:
+    """The jitted function (params, history, query, catalogue) -> (B, V): one compilation per shape.
+
+    mesh: of the devices, where there are several.
+    """
 
     def scores(params: Any, history: Events, query: Query, catalogue: Catalogue) -> Any:
-        return model.apply({"params": params}, history, query, catalogue, method="scores")
+        with devices.within(mesh):
+            return model.apply({"params": params}, history, query, catalogue, method="scores")
 
     return jax.jit(scores)
 
 
-def make_rank(model: nn.Module) -> Rank:
+def make_rank(model: nn.Module, mesh: Mesh | None = None) -> Rank:
     """The jitted function (params, history, query, candidates, catalogue) -> (B, C): logits of the choice.
 
+    mesh: of the devices, where there are several.
     Raises ConfigError for a model without one.
     """
     choice = getattr(getattr(model, "ranking", None), "choice", None)
@@ -57,7 +64,8 @@ def make_rank(model: nn.Module) -> Rank:
         )
 
     def rank(params: Any, history: Events, query: Query, candidates: Any, catalogue: Catalogue) -> Any:
-        found = model.apply({"params": params}, history, query, candidates, catalogue, method="rank")
+        with devices.within(mesh):
+            found = model.apply({"params": params}, history, query, candidates, catalogue, method="rank")
         return found[choice.name]  # pyright: ignore[reportIndexIssue] (Linen types it by `mutable`)
 
     return jax.jit(rank)

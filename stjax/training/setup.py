@@ -66,9 +66,9 @@ class Setup:
         model, key = experiment.model, _key(experiment.training.seed, layout)
         empty = jax.tree.map(np.zeros_like, batches[0])
         initial = functools.partial(initial_state, model, optimizer, empty, catalogue, key)
-        abstract, shardings = _traced(initial), None
+        abstract, shardings, mesh = _traced(initial), None, None
         if not layout.single:
-            shardings = layout.shardings(optimizer, abstract)
+            shardings, mesh = layout.shardings(optimizer, abstract), layout.mesh
             initial = functools.partial(initial, shardings=shardings.state)
         return cls(
             experiment=experiment,
@@ -78,8 +78,8 @@ class Setup:
             batches=batches,
             key=key,
             step=make_train_step(model, optimizer, rate, shardings, rows, experiment.training.accumulate),
-            scores=make_scores(model),
-            odds=make_rank(model) if experiment.evaluation.negatives else None,
+            scores=make_scores(model, mesh),
+            odds=make_rank(model, mesh) if experiment.evaluation.negatives else None,
             total_steps=total,
             initial=initial,
         )

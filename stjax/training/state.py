@@ -12,6 +12,7 @@ import optax
 from flax import linen as nn
 
 from stjax.events import Batch, Catalogue
+from stjax.ops import devices
 
 Metrics = dict[str, jax.Array]
 Step = Callable[[jax.Array, "State", Batch, Catalogue], tuple["State", Metrics]]
@@ -80,6 +81,10 @@ def make_train_step(
     """
 
     def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
+        with devices.within(None if shardings is None else shardings.metrics.mesh):
+            return _step(key, state, batch, catalogue)
+
+    def _step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
         key = jax.random.fold_in(key, state.step)
         if rows is None:
             return update(key, state, batch, catalogue, {})

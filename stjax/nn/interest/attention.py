@@ -13,8 +13,9 @@ from flax import linen as nn
 from stjax.events import Events
 from stjax.nn.base import Interest
 from stjax.nn.dropout import Dropout
-from stjax.nn.interest.bias import Parameters, SpatioTemporalBias, logit_bias
+from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.ops import attention, blocked, rotary
+from stjax.ops.bias import Parameters, logit_bias
 from stjax.ops.moments import Moments, moments, newest
 from stjax.ops.sequence import push
 
@@ -34,7 +35,7 @@ class WindowState(NamedTuple):
 class Reader(NamedTuple):
     """How a layer reads the past: the whole sequence at once, or the newest event from a memory.
 
-    whole: a function of `stjax.ops.blocked`. one: its plain form, of `stjax.ops.attention`.
+    whole: of `stjax.ops.blocked` or `pointwise`. one: its plain form, of `stjax.ops.attention`.
     here, there: the moments of the events that read, and of those in the memory (None in the parallel form).
     """
 

@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from stjax.ops import attention, geo
 from stjax.ops import time as ops
 
 SHORTEST_KM, LONGEST_KM = 1.0, 100.0  # where the heads' power laws start to fall, at first
-
-Parameters = Mapping[str, jax.Array]
-
-
-def logit_bias(
-    params: Parameters, lag: jax.Array | np.ndarray, seconds: jax.Array | None, km: jax.Array | None
-) -> jax.Array:
-    """The sum of the terms that `params` has, as `stjax.ops.moments.Bias` describes: a pure function."""
-    total = jnp.float32(0)
-    if "lag" in params:
-        total += attention.lag_bias(params["lag"], lag)[None]
-    if seconds is not None and "gap" in params:
-        table = params["gap"]
-        total += attention.bucket_bias(table, ops.log_bucket(seconds, table.shape[1]))
-    if seconds is not None and "gap_weight" in params:
-        gap = seconds.astype(jnp.float32)
-        total += _decay(params["gap_weight"], params["log_tau"], gap)
-    if km is not None and "distance" in params:
-        table, unknown = params["distance"], params["distance"].shape[1] - 1
-        bucket = jnp.where(km < 0, unknown, geo.distance_bucket(km, unknown))
-        total += attention.bucket_bias(table, bucket)
-    if km is not None and "distance_weight" in params:
-        decay = _decay(params["distance_weight"], params["log_km"], jnp.maximum(km, 0.0))
-        total += jnp.where(km[:, None] < 0, params["unknown"][:, None, None], decay)
-    return total
-
-
-def _decay(weight: jax.Array, log_scale: jax.Array, x: jax.Array) -> jax.Array:
-    return attention.decay_bias(jax.nn.softplus(weight), jnp.exp(log_scale), x)
 
 
 class SpatioTemporalBias(nn.Module):
@@ -70,7 +38,7 @@ class SpatioTemporalBias(nn.Module):
 
     @nn.compact
     def __call__(self, heads: int) -> dict[str, jax.Array]:
-        """The parameters that `logit_bias` reads. Raises ValueError if every term is off."""
+        """The parameters that `stjax.ops.bias.logit_bias` reads. Raises ValueError if every term is off."""
         if not (self.reads_time or self.reads_place):
             raise ValueError("SpatioTemporalBias has no term; give buckets or power_law, or use bias=None")
         params = {}

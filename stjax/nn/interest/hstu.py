@@ -9,7 +9,7 @@ from flax import linen as nn
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.attention import KeysValues, Reader, Windowed
 from stjax.nn.interest.bias import SpatioTemporalBias
-from stjax.ops import attention, blocked
+from stjax.ops import attention, pointwise
 from stjax.ops.moments import Moments
 
 
@@ -53,4 +53,4 @@ class HSTU(Windowed):
         return HSTULayer(self.heads, self.window, self.dropout, self._layer_bias(), name=name)
 
     def reader(self, here: Moments, there: Moments | None) -> Reader:
-        return Reader(blocked.silu_attention, attention.attend_silu, self.window, False, here, there)
+        return Reader(pointwise.silu_attention, attention.attend_silu, self.window, False, here, there)
