@@ -1,4 +1,4 @@
-"""Pointwise attention by the kernel for TPUs, interpreted: equal to the plain form in values and gradients."""
+"""The kernel of pointwise attention for TPUs, interpreted: equal to the plain form, values and gradients."""
 
 from __future__ import annotations
 

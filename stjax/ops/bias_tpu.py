@@ -115,7 +115,7 @@ class Tile:
         lag = self.apart * self.block + a - b
         return (lag >= 0) & (lag < window) & (self.there[VALID : VALID + 1] > 0)
 
-    def gaps(self) -> tuple[jax.Array | None, jax.Array | None]:
+    def gaps(self) -> tuple[Any, Any]:
         """Seconds and kilometres (q, k), as `stjax.ops.moments.pair_gaps`."""
         terms, columns, rows = self.terms, self.here.T, self.there
         seconds = km = None

@@ -1,4 +1,4 @@
-"""Pointwise attention (HSTU, Zhai et al., ICML 2024) by what the platform has: a kernel on TPUs, else tiles."""
+"""Pointwise attention (HSTU, Zhai et al., ICML 2024) by platform: a kernel on TPUs, else tiles."""
 
 from __future__ import annotations
 

@@ -1,10 +1,7 @@
 """Pointwise attention with a spatiotemporal bias (HSTU, Zhai et al., ICML 2024) as a kernel for TPUs.
 
-A tile is a block of queries against a block of keys, in one head of one row. Its logits, with their bias, live
-in the chip's own memory only, forward and backward, where they are made again: what lies in HBM is linear in
-L. Tiles outside of the window and above the diagonal are skipped. The forward pass goes over the keys of each
-block of queries. The backward pass goes over the queries of each block of keys; the gradients of the queries
-that a window reaches are kept meanwhile in a ring of blocks.
+Logits, with their bias, live in the chip's own memory only, forward and backward, where they are made again:
+what lies in HBM is linear in L. Tiles outside of the window and above the diagonal are skipped.
 """
 
 from __future__ import annotations
@@ -20,8 +17,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from stjax.ops import devices
 from stjax.ops.bias import Parameters
-from stjax.ops.bias_tpu import ROWS, Terms, Tile, pack_moments
+from stjax.ops.bias_tpu import ROWS, Terms, pack_moments
 from stjax.ops.moments import Moments
+from stjax.ops.pointwise_kernels import backward_kernel, forward_kernel
 
 LANES, BLOCK = 128, 256
 RING_BYTES, MEMORY_BYTES = 16 << 20, 64 << 20  # of the chip's own memory: the ring at most, and all
@@ -139,78 +137,6 @@ class Plan:
         }
 
 
-def _product(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
-    """The product of two matrices over these axes, float32."""
-    axes = (((contract[0],), (contract[1],)), ((), ()))
-    return jax.lax.dot_general(a, b, axes, preferred_element_type=jnp.float32)
-
-
-def _forward_kernel(plan: Plan, scalars, lags, here, there, q, k, v, y, total) -> None:
-    head, i, step = (pl.program_id(n) for n in (1, 2, 3))
-    apart = plan.reach - step
-
-    @pl.when(step == 0)
-    def _() -> None:
-        total[...] = jnp.zeros_like(total)
-
-    @pl.when(i >= apart)
-    def _() -> None:
-        tile = Tile(plan.terms, scalars, lags, head, apart, here[...], there[...])
-        mask = tile.mask(plan.window)
-        s = _product(q[...], k[...], (1, 1)) + tile.logits(mask)
-        weights = jnp.where(mask, s * jax.nn.sigmoid(s), 0.0)
-        total[...] += _product(weights.astype(v.dtype), v[...], (1, 0))
-
-    @pl.when(apart == 0)
-    def _() -> None:
-        y[...] = total[...].astype(y.dtype)
-
-
-def _backward_kernel(
-    plan: Plan, blocks, scalars, lags, here, there, q, k, v, dy, dq, dk, dv, d_scalars, d_lags, ring, dk_, dv_
-) -> None:
-    head, j, apart = (pl.program_id(n) for n in (1, 2, 3))
-    slot = jax.lax.rem(j + apart, plan.reach + 1)
-
-    @pl.when((j == 0) & (apart == 0))
-    def _() -> None:
-        d_scalars[...] = jnp.zeros_like(d_scalars)
-        d_lags[...] = jnp.zeros_like(d_lags)
-
-    @pl.when(apart == 0)
-    def _() -> None:
-        dk_[...] = jnp.zeros_like(dk_)
-        dv_[...] = jnp.zeros_like(dv_)
-
-    @pl.when((j == 0) | (apart == plan.reach))  # the first keys that these queries read
-    def _() -> None:
-        ring[slot] = jnp.zeros(ring.shape[1:], ring.dtype)
-
-    @pl.when(j + apart < blocks)
-    def _() -> None:
-        tile = Tile(plan.terms, scalars, lags, head, apart, here[...], there[...])
-        mask = tile.mask(plan.window)
-        s = _product(q[...], k[...], (1, 1)) + tile.logits(mask)
-        gate = jax.nn.sigmoid(s)
-        weights = jnp.where(mask, s * gate, 0.0)
-        d_weights = _product(dy[...], v[...], (1, 1))
-        ds = jnp.where(mask, d_weights * (gate + weights * (1.0 - gate)), 0.0)
-        tile.add_gradient(ds, mask, d_scalars, d_lags)
-        ds = ds.astype(q.dtype)
-        dv_[...] += _product(weights.astype(dy.dtype), dy[...], (0, 0))
-        dk_[...] += _product(ds, q[...], (0, 0))
-        ring[slot] += _product(ds, k[...], (1, 0))
-
-    @pl.when(apart == 0)  # the last keys that the queries of block j read: their own
-    def _() -> None:
-        dq[...] = ring[slot].astype(dq.dtype)
-
-    @pl.when(apart == plan.reach)
-    def _() -> None:
-        dk[...] = dk_[...].astype(dk.dtype)
-        dv[...] = dv_[...].astype(dv.dtype)
-
-
 def _forward_call(plan: Plan, whole: Any, rows: Any) -> jax.Array:
     (scalars, lags), (moments, q, k, v) = whole, rows
     width = q.shape[2] // plan.heads
@@ -220,7 +146,7 @@ def _forward_call(plan: Plan, whole: Any, rows: Any) -> jax.Array:
 
     at = plan.specs(lags, width, lambda n, t: n, key)
     call = plan.call(
-        partial(_forward_kernel, plan),
+        partial(forward_kernel, plan.terms, plan.window, plan.reach),
         q.shape,
         products=2,
         in_specs=[*at.values(), at["k"]],
@@ -244,7 +170,7 @@ def _backward_call(plan: Plan, whole: Any, rows: Any) -> tuple[jax.Array, ...]:
         pl.BlockSpec((None, None, *s), lambda b, h, n, t: (b, h, 0, 0, 0)) for s in (sums, lags.shape[1:])
     ]
     call = plan.call(
-        partial(_backward_kernel, plan, blocks),
+        partial(backward_kernel, plan.terms, plan.window, plan.reach),
         q.shape,
         products=5,
         in_specs=[*at.values(), at["k"], at["q"]],

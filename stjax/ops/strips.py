@@ -134,7 +134,8 @@ def _backward(plan: _Plan, residuals, dy: jax.Array):
             dv_there = product("bhqk,bhqd->bhkd", weights.astype(dy.dtype), dy_here)
             dq.append(dq_here)
             there = np.s_[:, :, strip.start : strip.stop]
-            dk, dv = dk.at[there].add(dk_there), dv.at[there].add(dv_there)
+            dk = dk.at[there].add(dk_there.astype(dk.dtype))
+            dv = dv.at[there].add(dv_there)
             d_params = jax.tree.map(jnp.add, d_params, d_here)
         d_qkv = jnp.concatenate(dq, axis=2), dk.astype(k.dtype), dv.astype(v.dtype)
         return d_params, d_qkv
