@@ -226,7 +226,8 @@ def bytes_of_a_chip(tree: Any) -> int:
 
 
 def matmul_flops(jaxpr: Any) -> int:
-    """Of all matrix products of a traced program: a scan's as often as it runs, of branches the largest."""
+    """Of all matrix products of a traced program: a scan's as often as it runs, of branches the largest, a
+    kernel's as it estimates them, and what each device does for itself times their number."""
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -234,9 +235,14 @@ def matmul_flops(jaxpr: Any) -> int:
             lhs, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
             total += 2 * math.prod(out) * math.prod(lhs[k] for k in contracting)
             continue
+        if eqn.primitive.name == "pallas_call":
+            total += eqn.params["cost_estimate"].flops
+            continue
         inner = [matmul_flops(sub) for sub in _inside(eqn.params)]
         if eqn.primitive.name == "cond":
             total += max(inner)
+        elif eqn.primitive.name == "shard_map":
+            total += sum(inner) * eqn.params["mesh"].size
         else:
             total += sum(inner) * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
     return total

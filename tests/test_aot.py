@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AbstractMesh, AxisType
 
 from benchmarks.aot import (
     BY_ALL,
@@ -30,6 +31,8 @@ from benchmarks.aot import (
 from benchmarks.hlo import Collective, Program
 from stjax.events import Catalogue, Schema
 from stjax.nn import ItemEmbed, Recommender, Retrieval, SampledSoftmax
+from stjax.ops import pointwise_tpu
+from stjax.ops.moments import Moments
 from stjax.training import Sharding
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +158,23 @@ def test_products_of_loops_and_branches_are_counted() -> None:
 
     product = 2 * 7 * 3 * 5
     assert matmul_flops(jax.make_jaxpr(program)(jnp.zeros((7, 3))).jaxpr) == (11 * 2 + 3) * product
+
+
+def test_products_of_kernels_are_counted_for_each_device() -> None:
+    """4 rows, 2 heads: a block of 256 queries reads 2 blocks of keys, but for the first."""
+    length, window, width = 1_024, 257, 128
+    q = jax.ShapeDtypeStruct((4, length, 2, width), jnp.float32)
+    events = Moments(jax.ShapeDtypeStruct((4, length), bool))
+    mesh = AbstractMesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def program(q: jax.Array, events: Moments) -> jax.Array:
+        with jax.sharding.use_abstract_mesh(mesh):
+            return pointwise_tpu.silu_attention(q, q, q, events, {}, window)
+
+    tiles = 4 * 2 * (4 + 3)
+    forward = 2 * tiles * 2 * 256**2 * width
+    # The axis `model` shares no rows: its devices do the same.
+    assert matmul_flops(jax.make_jaxpr(program)(q, events).jaxpr) == 2 * forward
 
 
 def test_a_refusal_is_one_line() -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from stjax.ops import devices
+from stjax.ops import devices, losses, softmax
 from stjax.ops.devices import by_rows, sharing, within
 
 ROOT = Path(__file__).parents[1]
@@ -24,13 +26,13 @@ def mesh_of(axis: AxisType, count: int, name: str = devices.DATA) -> jax.shardin
     return jax.make_mesh((count, 1), (name, "model"), axis_types=(axis,) * 2, devices=jax.devices()[:count])
 
 
-def check_two() -> None:
+def check_kernel_on_two() -> None:
     """The kernel on two devices gives what it gives on one, and each has its own rows only."""
     from stjax.ops import pointwise_tpu
-    from tests.test_ops_pointwise import NAMES, both, setting
+    from tests.test_ops_pointwise import both, setting
 
     assert jax.device_count() == 2
-    mesh, inputs = mesh_of(AxisType.Auto, 2), setting(NAMES["all"], 131)
+    mesh, inputs = mesh_of(AxisType.Auto, 2), setting(("lag", "gap"), 131)
     (q, k, v, params), moments, g = inputs
     moments = moments._replace(place=None)
     assert sharing() is None and not pointwise_tpu.covers(q, params, moments, 131)
@@ -58,8 +60,37 @@ def check_two() -> None:
     jax.tree_util.tree_map_with_path(near, expected, got)
 
 
-def test_two_devices_give_what_one_gives() -> None:
-    code = "from tests.test_ops_devices import check_two; check_two()"
+def check_losses_on_two() -> None:
+    """Losses in blocks, of positions that two devices share, are those of one; there are half as many."""
+    assert jax.device_count() == 2
+    softmax.BLOCK_ENTRIES, softmax.LEAST_ROWS = 47 * 41, 1
+    mesh, rng, (n, items, d) = mesh_of(AxisType.Auto, 2), np.random.default_rng(7), (302, 41, 5)
+    h, table, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((n, d), (items, d), (items,)))
+    target, drawn = rng.integers(0, items, n), rng.integers(1, items, items)
+
+    def loss(h, table, bias, target) -> jax.Array:
+        whole = softmax.catalogue_loss(h, table, bias, target, jnp.ones(n), 1)
+        log_p = losses.sampled_log_prob(h, table, bias, target, drawn, jnp.zeros(len(drawn)), 1)
+        return whole + losses.weighted_sum(log_p, target > 0)
+
+    def run(mesh: jax.sharding.Mesh | None, *inputs):
+        def value(*inputs):
+            with within(mesh):
+                return jax.value_and_grad(loss, argnums=(0, 1, 2))(*inputs)
+
+        return jax.jit(value)(*inputs), str(jax.make_jaxpr(value)(*inputs))
+
+    rows = NamedSharding(mesh, PartitionSpec(devices.DATA))
+    expected, blocks = run(mesh_of(AxisType.Auto, 1), h, table, bias, target)
+    got, fewer = run(mesh, jax.device_put(h, rows), table, bias, jax.device_put(target, rows))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-4), got, expected)
+    assert "length=7" in blocks and "length=4" in fewer  # ceil(302 / 47), ceil(302 / 94)
+    assert "length=7" not in fewer
+
+
+@pytest.mark.parametrize("check", ["check_kernel_on_two", "check_losses_on_two"])
+def test_two_devices_give_what_one_gives(check: str) -> None:
+    code = f"from tests.test_ops_devices import {check}; {check}()"
     environment = os.environ | VIRTUAL
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True

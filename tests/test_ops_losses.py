@@ -205,8 +205,8 @@ def test_blocks_of_positions_change_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
     args = h, table, extra.weights
     whole = jax.jit(jax.value_and_grad(value, (0, 1, 2)))(*args)
-    monkeypatch.setattr(losses, "LEAST_ROWS", 4)
-    monkeypatch.setattr(losses, "BLOCK_ENTRIES", 1)
+    monkeypatch.setattr(softmax, "LEAST_ROWS", 4)
+    monkeypatch.setattr(softmax, "BLOCK_ENTRIES", 1)
     blocks = jax.jit(jax.value_and_grad(lambda *a: value(*a), (0, 1, 2)))(*args)
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4, rtol=1e-5), whole, blocks)
 

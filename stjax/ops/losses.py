@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from stjax.ops.near import Near
-from stjax.ops.softmax import BLOCK_ENTRIES, LEAST_ROWS
+from stjax.ops.softmax import block_rows
 
 
 def weighted_sum(loss: jax.Array, weight: jax.Array) -> jax.Array:
@@ -152,7 +152,7 @@ def _over_negatives(
         return f(own, logits, negatives == target[:, None])
 
     near_rows = None if near is None else near.rows()
-    return _by_blocks(block, (h, own, target, near_rows), max(LEAST_ROWS, BLOCK_ENTRIES // size))
+    return _by_blocks(block, (h, own, target, near_rows), block_rows(size))
 
 
 def _by_blocks(f: Callable[[Any], jax.Array], args: Any, size: int) -> jax.Array:

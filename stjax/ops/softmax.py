@@ -13,9 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stjax.ops import devices
 from stjax.ops.near import Near
 
-BLOCK_ENTRIES = 1 << 20  # logits alive at a time: 4 MiB of float32, about a core's share of cache
+BLOCK_ENTRIES = 1 << 20  # logits alive at a time on a device: 4 MiB of float32, a core's share of cache
 LEAST_ROWS = 64  # a block of fewer positions would read the whole table for too little work
 
 Mixture = tuple[jax.Array, jax.Array]
@@ -67,7 +68,16 @@ def catalogue_logits(
 
 
 def _block_size(h: jax.Array, table: jax.Array) -> int:
-    return min(h.shape[0], max(LEAST_ROWS, BLOCK_ENTRIES // table.shape[0]))
+    return min(h.shape[0], block_rows(table.shape[0]))
+
+
+def block_rows(columns: int) -> int:
+    """Positions of a block whose logits have so many columns.
+
+    Each device that shares the positions has as many of a block as one alone would have, so that sums over
+    devices, one a block at least, are few.
+    """
+    return max(LEAST_ROWS, BLOCK_ENTRIES // columns) * (devices.sharing() or 1)
 
 
 def _blocks(block: int, tree: Any) -> Any:
