@@ -62,7 +62,7 @@ from stjax.training.experiment import Optimizer, Rules, Sharding
 from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.setup import open_dataset
 from stjax.training.sharding import Layout
-from stjax.training.state import initial_state, make_train_step
+from stjax.training.state import make_initial, make_train_step
 
 QUICKSTART = Path(__file__).parents[1] / "configs" / "quickstart.py"
 TOPOLOGIES = ("v5e:4x4", "v5p:4x4x4", "v6e:16x16")
@@ -151,8 +151,8 @@ class Abstract:
         rows, length, by_data = case.rows(self.chips), case.length, PartitionSpec("data")
         weight = self.array((rows, length), np.float32, by_data)
         self.batch = Batch(self.events((rows, length + 1), by_data), weight)
-        initial = partial(initial_state, case.model, self.optimizer, self.batch, self.catalogue, self.key)
-        shapes = jax.eval_shape(initial)
+        initial = make_initial(case.model, self.optimizer)
+        shapes = jax.eval_shape(initial, self.key, self.batch, self.catalogue)
         self.shardings = self.layout.shardings(self.optimizer, shapes)
         self.state = jax.tree.map(self.placed, shapes, self.shardings.state)
 

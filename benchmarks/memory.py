@@ -42,7 +42,9 @@ def main() -> None:
             for form, plain_length in (("tiles", 0), ("plain", PLAIN)):
                 if form == "plain" and length > PLAIN:
                     continue
-                with mock.patch.object(blocked, "PLAIN_LENGTH", plain_length):
+                # Of CPU and of other platforms, none by strips.
+                at = plain_length
+                with mock.patch.multiple(blocked, PLAIN_LENGTH=at, CPU_PLAIN_LENGTH=at, STRIPS_LENGTH=at):
                     size = temporary_bytes(model, BATCH, length, FEATURES)
                 line = {"layer": kind.__name__, "form": form, "length": length}
                 line |= {"temporary_bytes": size, "bytes_per_event": round(size / length)}

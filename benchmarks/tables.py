@@ -27,7 +27,7 @@ from stjax.nn import GRU, ConcatFusion, ItemEmbed, Recommender, Retrieval, Sampl
 from stjax.training import Optimizer
 from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.rows import Rows
-from stjax.training.state import initial_state, make_train_step
+from stjax.training.state import make_initial, make_train_step
 
 ROWS, LENGTH, FEATURES, USERS = 32, 50, 16, 997
 
@@ -59,7 +59,7 @@ def measure(tables: Any, items: int, steps: int) -> None:
     random, key = np.random.default_rng(0), jax.random.key(0)
     batches = [batch(random, items) for _ in range(8)]
     optimizer = make_optimizer(settings, 1000)
-    state = initial_state(model, optimizer, batches[0], catalogue, key)
+    state = make_initial(model, optimizer)(key, batches[0], catalogue)
     jitted: Any = make_train_step(
         model, optimizer, learning_rate(settings, 1000), rows=None if tables == "adamw" else Rows
     )

@@ -45,7 +45,7 @@ from stjax.nn import (
 )
 from stjax.training import Optimizer
 from stjax.training.optimizer import learning_rate, make_optimizer
-from stjax.training.state import count_parameters, initial_state, make_train_step
+from stjax.training.state import count_parameters, make_initial, make_train_step
 
 ROWS, ITEMS, NEGATIVES, DROPOUT, BATCHES = 128, 3_400, 128, 0.2, 8
 PEER = Path(__file__).parent / "peers" / "torch_step.py"
@@ -105,7 +105,7 @@ class Ours:
         self.batches = [jax.device_put(batch(random, case.length)) for _ in range(BATCHES)]
         settings, self.key = Optimizer(), jax.random.key(0)
         optimizer = make_optimizer(settings, 1000)
-        self.state = initial_state(model, optimizer, self.batches[0], self.catalogue, self.key)
+        self.state = make_initial(model, optimizer)(self.key, self.batches[0], self.catalogue)
         step: Any = make_train_step(model, optimizer, learning_rate(settings, 1000))
         self.step = step.lower(self.key, self.state, self.batches[0], self.catalogue).compile()
 

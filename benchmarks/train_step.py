@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -80,7 +81,7 @@ def main() -> None:
     print(json.dumps(facts | feeding), flush=True)
 
 
-def median_seconds(work: Callable[[], None]) -> float:
+def median_seconds(work: Callable[[], Any]) -> float:
     """Median over rounds, after one to warm up."""
     work()
     seconds = []

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,7 +42,7 @@ from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.paths import named
 from stjax.training.setup import Setup
 from stjax.training.sharding import shares
-from stjax.training.state import initial_state, make_train_step
+from stjax.training.state import make_initial, make_train_step
 from tests.configs.tiny import TinyLog
 
 STEPS, USERS = 20, 211
@@ -96,9 +95,11 @@ def follow(setup: Setup) -> dict[str, Any]:
     model, settings, layout = setup.experiment.model, setup.experiment.optimizer, setup.layout
     optimizer = optax.chain(remember(), make_optimizer(settings, STEPS))
     batch = jax.tree.map(np.zeros_like, setup.batches[0])
-    initial = partial(initial_state, model, optimizer, batch, setup.catalogue, setup.key)
-    shardings = None if layout.single else layout.shardings(optimizer, jax.eval_shape(initial))
-    state = initial() if shardings is None else initial(shardings=shardings.state)
+    inputs, initial = (setup.key, batch, setup.catalogue), make_initial(model, optimizer)
+    shardings = None if layout.single else layout.shardings(optimizer, jax.eval_shape(initial, *inputs))
+    if shardings is not None:
+        initial = make_initial(model, optimizer, shardings.state)
+    state = initial(*inputs)
     lay = {} if layout.single else shares(state)
     before, losses, gradients = jax.device_get(state.params), [], []
     step: Any = make_train_step(model, optimizer, learning_rate(settings, STEPS), shardings)

@@ -19,7 +19,7 @@ from stjax.nn.adaptation import MetaLearned, adapt, pick, put
 from stjax.nn.fusion import ConcatFusion, ConvolutionFusion
 from stjax.training import Optimizer
 from stjax.training.optimizer import learning_rate, make_optimizer
-from stjax.training.state import initial_state, make_train_step
+from stjax.training.state import make_initial, make_train_step
 from tests.models import questions, random_batch, random_parameters, run
 from tests.strict import strict
 
@@ -259,7 +259,7 @@ def test_adaptation_helps_users_that_training_has_never_seen(tmp_path: Any) -> N
     optimizer = make_optimizer(settings, steps)
     step = make_train_step(meta, optimizer, learning_rate(settings, steps))
     key = jax.random.key(0)
-    state = initial_state(meta, optimizer, batch(np.arange(32)), catalogue, key)
+    state = make_initial(meta, optimizer)(key, batch(np.arange(32)), catalogue)
     for _ in range(steps // 8):
         for rows in rng.permutation(known).reshape(8, 32):
             state, metrics = step(key, state, batch(rows), catalogue)

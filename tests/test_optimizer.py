@@ -15,7 +15,7 @@ from flax import linen as nn
 from stjax.events import Batch
 from stjax.training import Optimizer
 from stjax.training.optimizer import decay_mask, learning_rate, make_optimizer
-from stjax.training.state import State, initial_state, make_train_step
+from stjax.training.state import State, make_initial, make_train_step
 
 PARAMS = {
     "items": {"embedding": jnp.full((5, 3), 2.0)},
@@ -101,7 +101,7 @@ def steps(batches: list[Any], seed: int = 0) -> tuple[list[State], list[Any]]:
     catalogue: Any = ()
     nothing: Any = ()
     batches = [Batch(nothing, x) for x in batches]
-    state = initial_state(Line(), optimizer, batches[0], catalogue, key)
+    state = make_initial(Line(), optimizer)(key, batches[0], catalogue)
     states, metrics = [jax.tree.map(np.array, state)], []
     for batch in batches:
         state, said = step(key, state, batch, catalogue)

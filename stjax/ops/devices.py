@@ -22,6 +22,12 @@ def within(mesh: Mesh | None) -> Any:
     return nullcontext() if mesh is None else jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
 
 
+def alone() -> bool:
+    """Whether the program is known to run on one device, or within the part of one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return jax.device_count() == 1 if mesh.empty else mesh.size == 1 or mesh.are_all_axes_manual
+
+
 def sharing() -> int | None:
     """How many devices share the rows of a batch; None where several might, but no mesh is named."""
     mesh = jax.sharding.get_abstract_mesh()

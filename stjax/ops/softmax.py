@@ -4,6 +4,10 @@ Two functions with one meaning. `catalogue_log_prob` is for losses that mix the 
 its backward pass computes the logits again, 4 products where the plain formula has 3. `catalogue_loss` is
 for the plain loss, whose cotangent is known in advance: its forward pass makes the gradients at once, with
 3 products and one exponential.
+
+On one device a catalogue of more than TILED_FROM items goes by tiles of positions and items
+(`stjax.ops.softmax_tiles`), so that temporary memory does not depend on V; several devices that share a table
+take blocks of positions by the items of their own.
 """
 
 from __future__ import annotations
@@ -13,11 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stjax.ops import devices
+from stjax.ops import devices, softmax_tiles
 from stjax.ops.near import Near
 
 BLOCK_ENTRIES = 1 << 20  # logits alive at a time on a device: 4 MiB of float32, a core's share of cache
 LEAST_ROWS = 64  # a block of fewer positions would read the whole table for too little work
+TILED_FROM = BLOCK_ENTRIES // LEAST_ROWS  # items
 
 Mixture = tuple[jax.Array, jax.Array]
 
@@ -36,6 +41,8 @@ def catalogue_log_prob(
     (padding and unseen); a target below it gives -inf with zero gradient. near: adds the distance from each
     position to each item to the logits, with gradients to its weights. Returns (N,) float32.
     """
+    if _tiled(table):
+        return softmax_tiles.log_prob(h, table, bias, near, target, first)
     return _log_prob(h, table, bias, near, target, first, _block_size(h, table))
 
 
@@ -54,6 +61,9 @@ def catalogue_loss(
     Positions of weight 0 count nothing, whatever their target. mixture: (log share of the catalogue, log
     share * probability of another model), (N,) each: then the loss is of their sum, with gradients to both.
     """
+    if _tiled(table):
+        log_prob = softmax_tiles.log_prob(h, table, bias, near, target, first)
+        return _weighted(_mix(log_prob, mixture, weight)[0], weight)
     return _loss(h, table, bias, near, mixture, target, weight, first, _block_size(h, table))
 
 
@@ -65,6 +75,14 @@ def catalogue_logits(
     if near is not None:
         logits += near.logits()
     return jnp.where(jnp.arange(table.shape[0]) < first, -jnp.inf, logits) if first else logits
+
+
+def _tiled(table: jax.Array) -> bool:
+    return table.shape[0] > TILED_FROM and devices.alone()
+
+
+def _weighted(log_prob: jax.Array, weight: jax.Array) -> jax.Array:
+    return -jnp.where(weight > 0, weight * log_prob, 0.0).sum()
 
 
 def _block_size(h: jax.Array, table: jax.Array) -> int:
@@ -164,7 +182,7 @@ def _loss_forward(h, table, bias, near, mixture, target, weight, first, block) -
         total = p.sum(axis=-1, keepdims=True)
         log_prob = (jnp.take_along_axis(logits - top, target[:, None], axis=-1) - jnp.log(total))[:, 0]
         log_prob, g, d_mixed = _mix(log_prob, mixed, weight)
-        loss = -jnp.where(weight > 0, weight * log_prob, 0.0).sum()
+        loss = _weighted(log_prob, weight)
         d_table, d_bias, d_rows = _gradients(h, table, here, p / total, target, g)
         return (carry[0] + loss, carry[1] + d_table, carry[2] + d_bias), (*d_rows, d_mixed)
 
@@ -200,8 +218,8 @@ def _log_prob_plain(h, table, bias, near, target, first, block):
 
 
 def _loss_plain(h, table, bias, near, mixture, target, weight, first, block):
-    log_prob = _mix(_log_prob_plain(h, table, bias, near, target, first, block), mixture, weight)[0]
-    return -jnp.where(weight > 0, weight * log_prob, 0.0).sum()
+    log_prob = _log_prob_plain(h, table, bias, near, target, first, block)
+    return _weighted(_mix(log_prob, mixture, weight)[0], weight)
 
 
 _log_prob = jax.custom_vjp(_log_prob_plain, nondiff_argnums=(5, 6))

@@ -23,7 +23,7 @@ from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.report import ModelScorer, Rank, RankingScorer, Scores, make_rank, make_scores
 from stjax.training.rows import Rows, check_rows
 from stjax.training.sharding import Layout
-from stjax.training.state import State, Step, initial_state, make_train_step
+from stjax.training.state import Shardings, State, Step, make_initial, make_train_step
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Setup:
 
     layout: of the devices. catalogue: on them. key: of the seed. step: the jitted train step. scores: the
     jitted scoring function. odds: that of single candidates, where the evaluation asks for it. total_steps:
-    of all epochs. initial: makes the state before the first step.
+    of all epochs. initial: makes the state before the first step. shardings: None on one device.
     """
 
     experiment: Experiment
@@ -46,6 +46,7 @@ class Setup:
     odds: Rank | None
     total_steps: int
     initial: functools.partial[State]
+    shardings: Shardings | None
 
     @classmethod
     def of(cls, experiment: Experiment, devices: Sequence[Any] | None = None) -> Setup:
@@ -65,11 +66,12 @@ class Setup:
         catalogue = layout.copies(dataset.catalogue)
         model, key = experiment.model, _key(experiment.training.seed, layout)
         empty = jax.tree.map(np.zeros_like, batches[0])
-        initial = functools.partial(initial_state, model, optimizer, empty, catalogue, key)
-        abstract, shardings, mesh = _traced(initial), None, None
+        initial = functools.partial(make_initial(model, optimizer), key, empty, catalogue)
+        abstract = _traced(model, initial)  # the trace is used again by the call
+        shardings = mesh = None
         if not layout.single:
             shardings, mesh = layout.shardings(optimizer, abstract), layout.mesh
-            initial = functools.partial(initial, shardings=shardings.state)
+            initial = functools.partial(make_initial(model, optimizer, shardings.state), *initial.args)
         return cls(
             experiment=experiment,
             dataset=dataset,
@@ -82,6 +84,7 @@ class Setup:
             odds=make_rank(model, mesh) if experiment.evaluation.negatives else None,
             total_steps=total,
             initial=initial,
+            shardings=shardings,
         )
 
     def placed(self, batch: Batch) -> Batch:
@@ -97,10 +100,10 @@ class Setup:
 
     def restored(self, checkpoints: Checkpoints, step: int) -> State:
         """The state of a saved step."""
-        target, shardings = jax.eval_shape(self.initial), self.initial.keywords.get("shardings")
-        if shardings is not None:
+        target = jax.eval_shape(self.initial)
+        if self.shardings is not None:
             target = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, shardings
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, self.shardings.state
             )
         return checkpoints.restore(step, target)
 
@@ -144,13 +147,13 @@ def _batches(experiment: Experiment, dataset: Dataset, layout: Layout) -> Batche
     )
 
 
-def _traced(initial: functools.partial[State]) -> State:
+def _traced(model: Any, initial: functools.partial[State]) -> State:
     """The shapes of the state; tracing the model tells in one clear message of settings that do not fit."""
     try:
         return jax.eval_shape(initial)
     except (ValueError, ZeroDivisionError, NameInUseError) as error:
-        model = type(initial.args[0]).__name__
-        raise ConfigError(f"model {model} cannot be built with these settings: {error}") from error
+        name = type(model).__name__
+        raise ConfigError(f"model {name} cannot be built with these settings: {error}") from error
 
 
 def _check_query(experiment: Experiment, dataset: Dataset) -> None:

@@ -15,6 +15,7 @@ from stjax.events import Batch, Catalogue
 from stjax.ops import devices
 
 Metrics = dict[str, jax.Array]
+Initial = Callable[[jax.Array, Batch, Catalogue], "State"]
 Step = Callable[[jax.Array, "State", Batch, Catalogue], tuple["State", Metrics]]
 
 
@@ -38,15 +39,8 @@ class Shardings:
     metrics: Any
 
 
-def initial_state(
-    model: nn.Module,
-    optimizer: optax.GradientTransformation,
-    batch: Batch,
-    catalogue: Catalogue,
-    key: jax.Array,
-    shardings: Any = None,
-) -> State:
-    """The state before the first step, made inside one jitted function.
+def make_initial(model: nn.Module, optimizer: optax.GradientTransformation, shardings: Any = None) -> Initial:
+    """The jitted function (key, batch, catalogue) -> the state before the first step.
 
     batch: any batch of the training shape; only its shapes matter. shardings: of the state, a tree as it is.
     """
@@ -57,7 +51,7 @@ def initial_state(
         params = model.init(keys, batch, catalogue, train=False, method="loss")["params"]
         return State(step=jnp.int32(0), params=params, optimizer=optimizer.init(params))
 
-    return jax.jit(make, out_shardings=shardings)(key, batch, catalogue)
+    return jax.jit(make, out_shardings=shardings)
 
 
 def make_train_step(
