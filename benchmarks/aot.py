@@ -30,7 +30,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -43,6 +43,7 @@ from jax.experimental import topologies
 from jax.sharding import PartitionSpec
 
 from benchmarks.hlo import Collective, Program
+from benchmarks.work import matmul_flops
 from stjax.events import Batch, Catalogue, Events, Query, Schema
 from stjax.nn import (
     HSTU,
@@ -223,42 +224,6 @@ class Abstract:
 def bytes_of_a_chip(tree: Any) -> int:
     """Of arrays with a place, what one chip holds."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def matmul_flops(jaxpr: Any) -> int:
-    """Of all matrix products of a traced program: a scan's as often as it runs, of branches the largest, a
-    kernel's as it estimates them, and what each device does for itself times their number."""
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            (contracting, _), _ = eqn.params["dimension_numbers"]
-            lhs, out = eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-            total += 2 * math.prod(out) * math.prod(lhs[k] for k in contracting)
-            continue
-        if eqn.primitive.name == "pallas_call":
-            total += eqn.params["cost_estimate"].flops
-            continue
-        inner = [matmul_flops(sub) for sub in _inside(eqn.params)]
-        if eqn.primitive.name == "cond":
-            total += max(inner)
-        elif eqn.primitive.name == "shard_map":
-            total += sum(inner) * eqn.params["mesh"].size
-        else:
-            total += sum(inner) * (eqn.params["length"] if eqn.primitive.name == "scan" else 1)
-    return total
-
-
-def _inside(value: Any) -> Iterator[Any]:
-    """The programs among the parameters of an operation."""
-    if hasattr(value, "eqns"):
-        yield value
-    elif hasattr(value, "jaxpr"):
-        yield from _inside(value.jaxpr)
-    elif isinstance(value, Mapping):
-        yield from _inside(tuple(value.values()))
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _inside(each)
 
 
 def roofline(chip: Chip, flops: float, memory: float, network: float) -> dict[str, Any]:

@@ -1,113 +1,53 @@
-"""Every part of the library alone: forward, forward with backward, step; work, traffic, state.
+"""Every part of the library and every operation alone: forward, gradient, step; share of the roofline.
 
     python -m benchmarks.micro [--only PART ...] [--batch 32] [--length 128] [--features 64]
 
-One JSON line per part on sequences of a synthetic city: milliseconds (medians over rounds) for the
-parallel form of (B, L) events and for one step of B users; FLOPs and bytes as XLA counts them for the
-gradient program; bytes of state per user; parameters. Compare within one run.
+One JSON line a part on sequences of a synthetic city: milliseconds (medians over rounds) for the parallel
+form of (B, L) events, forward and with the gradient, and for one step of B users. `*_mflop`: of matrix
+products, those of loops as often as they run. `*_mbyte`: arguments and results, which must move.
+`*_share`: of the roofline that these two have on this machine, whose fastest product and copy are measured
+first, in the same run. Sines, exponentials and gathers count nothing there, so what works by them has a small
+share; above 1 are small things that stay in a cache, which is faster than the memory. Further: temporary
+memory, bytes of state per user, parameters. Compare within one run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 
-from stjax import nn as library
-from stjax.data.city import City
-from stjax.data.dataset import Dataset
-from stjax.data.pipeline import Batches
-from stjax.data.protocols import GlobalTemporal
-from stjax.data.sources import SyntheticCity
-from stjax.events import Batch, Catalogue, Events
-from stjax.nn import Encoder, Fusion, Interest, Recommender, Retrieval
-from stjax.nn.space import located
+from benchmarks.micro_ops import Op, ops
+from benchmarks.micro_parts import Case, cases, setting
+from benchmarks.work import Machine, matmul_flops, needed_bytes, seconds
+from stjax.memory import keep_freed_memory
 from stjax.training.state import count_parameters
 
-ROUNDS, AT_LEAST = 7, 0.02  # rounds, and seconds that each of them lasts
 
-
-@dataclass(frozen=True)
-class Setting:
-    """What the parts read."""
-
-    batch: Batch
-    catalogue: Catalogue
-    features: int
-
-    @property
-    def events(self) -> Events:
-        return located(self.batch.events[:, :-1], self.catalogue)
-
-    def random(self, *trailing: int) -> jax.Array:
-        return jax.random.normal(jax.random.key(0), (*self.events.item.shape, *trailing))
-
-
-@dataclass(frozen=True)
-class Case:
-    """A part with its parallel form, of parameters and inputs, and its step form."""
-
-    kind: str
-    name: str
-    module: nn.Module
-    inputs: tuple[Any, ...]
-    method: str | None = None
-    state: Any = None
-    step: tuple[Any, ...] | None = None
-
-
-def encoder(name: str, module: Encoder, s: Setting) -> Case:
-    first = s.events[:, 0]
-    state = module.init_state(first.item.shape[0])
-    return Case("encoder", name, module, (s.events, s.catalogue), None, state, (first, s.catalogue))
-
-
-def fusion(name: str, module: Fusion, s: Setting) -> Case:
-    parts = {
-        "item": s.random(s.features),
-        "time": s.random(32),
-        "space": s.random(32),
-        "context": s.random(32),
+def timed(name: str, machine: Machine, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
+    """Time, work and share of one program."""
+    traced = jax.jit(function).trace(*args)
+    compiled = traced.lower().compile()
+    taken, flops, moved = seconds(compiled, *args), matmul_flops(traced.jaxpr.jaxpr), needed_bytes(compiled)
+    memory = compiled.memory_analysis()
+    return {
+        f"{name}_ms": _ms(taken),
+        f"{name}_mflop": round(flops / 1e6, 1),
+        f"{name}_mbyte": round(moved / 1e6, 1),
+        f"{name}_share": machine.share(taken, flops, moved),
+        f"{name}_temporary_mbyte": round(memory.temp_size_in_bytes / 1e6, 1) if memory else None,
     }
-    first = {key: x[:, 0] for key, x in parts.items()}
-    state = module.init_state(len(s.batch.weight), tuple(sorted(parts)))
-    return Case("fusion", name, module, (parts, s.events), None, state, (first, s.events[:, 0]))
 
 
-def interest(name: str, module: Interest, s: Setting) -> Case:
-    x = s.random(s.features)
-    state = module.init_state(len(x), s.features)
-    return Case("interest", name, module, (x, s.events), None, state, (x[:, 0], s.events[:, 0]))
+def _ms(taken: float) -> float:
+    return round(1e3 * taken, 3)
 
 
-def head(name: str, module: Retrieval, s: Setting) -> Case:
-    """The loss of a model that has nothing but this head behind one vector per event."""
-    model = Recommender(encoders={}, interest=Nothing(), head=module)
-    return Case("head", name, model, (s.batch, s.catalogue), "loss")
-
-
-class Nothing(Interest):
-    """The event itself: what a head costs is not hidden behind an interest model."""
-
-    def __call__(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
-        return x
-
-    def init_state(self, batch: int, features: int) -> Any:
-        return ()
-
-    def step(self, state: Any, x: jax.Array, event: Events) -> tuple[Any, jax.Array]:
-        return state, x
-
-
-def measure(case: Case) -> dict[str, Any]:
+def measure(case: Case, machine: Machine) -> dict[str, Any]:
     """Times and sizes of one part."""
     keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
     variables = jax.jit(lambda *args: case.module.init(keys, *args, method=case.method))(*case.inputs)
@@ -128,20 +68,10 @@ def measure(case: Case) -> dict[str, Any]:
             return jax.grad(total, (0, 1))(variables, features, *rest)
         return jax.grad(total)(variables, *inputs)
 
-    gradient = jax.jit(through).lower(variables, case.inputs).compile()
-    cost = gradient.cost_analysis() or {}
-    memory = gradient.memory_analysis()
-    result = {
-        "benchmark": "micro",
-        "kind": case.kind,
-        "part": case.name,
-        "parameters": count_parameters(variables),
-        "forward_ms": milliseconds(jax.jit(forward), variables, *case.inputs),
-        "gradient_ms": milliseconds(gradient, variables, case.inputs),
-        "gradient_mflop": round(cost.get("flops", 0.0) / 1e6, 1),
-        "gradient_mbyte": round(cost.get("bytes accessed", 0.0) / 1e6, 1),
-        "temporary_mbyte": round(memory.temp_size_in_bytes / 1e6, 1) if memory else None,
-    }
+    result = {"benchmark": "micro", "kind": case.kind, "part": case.name}
+    result |= {"parameters": count_parameters(variables)}
+    result |= timed("forward", machine, forward, variables, *case.inputs)
+    result |= timed("gradient", machine, through, variables, case.inputs)
     if case.step is not None:
 
         def step(variables: Any, state: Any, *args: Any) -> Any:
@@ -150,93 +80,23 @@ def measure(case: Case) -> dict[str, Any]:
         users = len(jax.tree.leaves(case.step)[0])
         sizes = sum(x.nbytes for x in jax.tree.leaves(case.state))
         result |= {
-            "step_ms": milliseconds(jax.jit(step), variables, case.state, *case.step),
+            "step_ms": _ms(seconds(jax.jit(step), variables, case.state, *case.step)),
             "state_bytes_per_user": sizes // users,
         }
     return result
 
 
-def milliseconds(function: Callable[..., Any], *args: Any) -> float:
-    """Median over rounds of the mean of a round, after one that compiles and warms up."""
-    jax.block_until_ready(function(*args))
-    start = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    repeats = max(1, int(AT_LEAST / (time.perf_counter() - start + 1e-9)))
-    rounds = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        jax.block_until_ready([function(*args) for _ in range(repeats)])
-        rounds.append((time.perf_counter() - start) / repeats)
-    return round(1e3 * statistics.median(rounds), 3)
+def measure_op(op: Op, machine: Machine) -> dict[str, Any]:
+    """An operation forward, and with the gradient to its first `differentiable` arguments."""
+    result: dict[str, Any] = {"benchmark": "micro", "kind": "op", "part": op.name}
+    result |= timed("forward", machine, op.function, *op.inputs)
+    if op.differentiable:
 
+        def total(*args: Any) -> jax.Array:
+            return sum((jnp.sum(x) for x in jax.tree.leaves(op.function(*args))), start=jnp.float32(0))
 
-def setting(batch: int, length: int, features: int) -> Setting:
-    """Full sequences of a synthetic city."""
-    store = SyntheticCity(City(users=4 * batch, events_per_user=4 * length)).open()
-    dataset = Dataset(store, GlobalTemporal()(store))
-    batches = Batches(dataset, length=length, batch_size=batch, overlap=0, buckets=None, seed=0)
-    return Setting(jax.device_put(batches[0]), jax.device_put(dataset.catalogue), features)
-
-
-def cases(s: Setting) -> Iterator[Case]:
-    """Every part. A new one gets its line here."""
-    d, length = s.features, s.events.item.shape[1]
-    everywhere = library.SpatioTemporalBias()
-    for name, module in {
-        "TimeEmbed": library.TimeEmbed(),
-        "Time2Vec": library.Time2Vec(),
-        "GapEmbed": library.GapEmbed(),
-        "WindowCounts": library.WindowCounts(),
-        "DecayedCounts": library.DecayedCounts(),
-        "RhythmEmbed": library.RhythmEmbed(),
-        "SpaceEmbed, space2vec": library.SpaceEmbed(),
-        "SpaceEmbed, sphere2vec": library.SpaceEmbed(encoding="sphere2vec"),
-        "SpaceEmbed, harmonics": library.SpaceEmbed(encoding="harmonics"),
-        "CellEmbed": library.CellEmbed(),
-        "MovementEmbed": library.MovementEmbed(),
-        "HomeEmbed": library.HomeEmbed(),
-        "ContextEmbed": library.ContextEmbed(),
-        "ProfileEmbed": library.ProfileEmbed(),
-        "UserEmbed": library.UserEmbed(),
-    }.items():
-        yield encoder(name, module, s)
-    for name, module in {
-        "ConcatFusion": library.ConcatFusion(d),
-        "GatedFusion": library.GatedFusion(d),
-        "AttentionFusion": library.AttentionFusion(d),
-        "ConvolutionFusion": library.ConvolutionFusion(d),
-        "HyperFusion": library.HyperFusion(d),
-    }.items():
-        yield fusion(name, module, s)
-    for name, module in {
-        "GRU": library.GRU(),
-        "GRU, gated": library.GRU(gates=("time", "distance")),
-        "LSTM": library.LSTM(),
-        "LSTM, gated": library.LSTM(gates=("time", "distance")),
-        "SelfAttention": library.SelfAttention(layers=1, window=length),
-        "SelfAttention, rotary": library.SelfAttention(layers=1, window=length, positions="rotary"),
-        "SelfAttention, biased": library.SelfAttention(layers=1, window=length, bias=everywhere),
-        "HSTU": library.HSTU(layers=1, window=length),
-        "HSTU, biased": library.HSTU(layers=1, window=length, bias=everywhere),
-        "StateSpace": library.StateSpace(layers=1),
-    }.items():
-        yield interest(name, module, s)
-    for name, module in {
-        "softmax": Retrieval(),
-        "softmax, distance": Retrieval(distance=library.Distance()),
-        "softmax, 4 interests": Retrieval(interests=4),
-        "softmax, pointer": Retrieval(pointer=library.Pointer(window=length)),
-        "sampled softmax": Retrieval(objective=library.SampledSoftmax()),
-        "gBCE": Retrieval(objective=library.GBCE()),
-        "in-batch": Retrieval(objective=library.InBatch()),
-        "softmax, auxiliary": Retrieval(auxiliary=(library.Auxiliary("category"),)),
-    }.items():
-        yield head(name, module, s)
-    tasks = tuple(library.Task(name, name, "regression") for name in ("click", "purchase", "rating"))
-    ranked = s.random(d), jnp.repeat(s.random(d)[:, :, None], 8, axis=2)
-    yield Case("head", "ranking, 3 tasks of 8", library.Ranking(tasks), ranked)
-    plain = Recommender(encoders={}, fusion=library.ConcatFusion(d), interest=Nothing(), head=Retrieval())
-    yield Case("head", "softmax, MetaLearned", library.MetaLearned(plain), (s.batch, s.catalogue), "loss")
+        result |= timed("gradient", machine, jax.grad(total, tuple(range(op.differentiable))), *op.inputs)
+    return result
 
 
 def main() -> None:
@@ -246,12 +106,18 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--features", type=int, default=64)
     args = parser.parse_args()
-    s = setting(args.batch, args.length, args.features)
+    keep_freed_memory()  # as train.py does
+    s, machine = setting(args.batch, args.length, args.features), Machine.measured()
     facts = {"batch": args.batch, "length": args.length, "features": args.features}
-    facts |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind}
-    for case in cases(s):
-        if not args.only or {case.name, case.kind} & set(args.only):
-            print(json.dumps(measure(case) | facts), flush=True)
+    facts |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind, **machine.facts()}
+
+    def chosen(part: Case | Op) -> bool:
+        return not args.only or bool({part.name, part.kind} & set(args.only))
+
+    for case in filter(chosen, cases(s)):
+        print(json.dumps(measure(case, machine) | facts), flush=True)
+    for op in filter(chosen, ops(args.batch, args.length, args.features)):
+        print(json.dumps(measure_op(op, machine) | facts), flush=True)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from benchmarks.aot import (
     Case,
     Chip,
     describe,
-    matmul_flops,
     proof,
     refusal,
     roofline,
     table_sized,
 )
 from benchmarks.hlo import Collective, Program
+from benchmarks.work import matmul_flops
 from stjax.events import Catalogue, Schema
 from stjax.nn import ItemEmbed, Recommender, Retrieval, SampledSoftmax
 from stjax.ops import pointwise_tpu
