@@ -89,7 +89,7 @@ CASES = {
 class Ours:
     """The jitted step of a case and what it trains on."""
 
-    def __init__(self, case: Case) -> None:
+    def __init__(self, case: Case, rows: int = ROWS) -> None:
         model = Recommender(
             items=ItemEmbed(case.features),
             encoders={},
@@ -102,7 +102,7 @@ class Ours:
         place = np.full((schema.items, 2), np.nan, np.float32)
         self.catalogue = jax.device_put(Catalogue(place, schema))
         random = np.random.default_rng(0)
-        self.batches = [jax.device_put(batch(random, case.length)) for _ in range(BATCHES)]
+        self.batches = [jax.device_put(batch(random, case.length, rows)) for _ in range(BATCHES)]
         settings, self.key = Optimizer(), jax.random.key(0)
         optimizer = make_optimizer(settings, 1000)
         self.state = make_initial(model, optimizer)(self.key, self.batches[0], self.catalogue)
@@ -145,8 +145,8 @@ class Peer:
         return line
 
 
-def batch(random: np.random.Generator, length: int) -> Batch:
-    shape = (ROWS, length + 1)
+def batch(random: np.random.Generator, length: int, rows: int) -> Batch:
+    shape = (rows, length + 1)
     events = Events(
         item=random.integers(FIRST, ITEMS + FIRST, shape).astype(np.int32),
         user=np.full(shape, FIRST, np.int32),
@@ -155,7 +155,7 @@ def batch(random: np.random.Generator, length: int) -> Batch:
         place=np.full((*shape, 2), np.nan, np.float32),
         valid=np.ones(shape, bool),
     )
-    return Batch(events, np.ones((ROWS, length), np.float32))
+    return Batch(events, np.ones((rows, length), np.float32))
 
 
 def measure(name: str, case: Case, rounds: int, python: str | None) -> dict[str, Any]:
