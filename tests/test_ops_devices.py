@@ -66,7 +66,7 @@ def check_losses_on_two() -> None:
     softmax.BLOCK_ENTRIES, softmax.LEAST_ROWS = 47 * 41, 1
     mesh, rng, (n, items, d) = mesh_of(AxisType.Auto, 2), np.random.default_rng(7), (302, 41, 5)
     h, table, bias = (rng.normal(size=shape).astype(np.float32) for shape in ((n, d), (items, d), (items,)))
-    target, drawn = rng.integers(0, items, n), rng.integers(1, items, items)
+    target, drawn = rng.integers(0, items, n), rng.integers(1, items, items + 1)
 
     def loss(h, table, bias, target) -> jax.Array:
         whole = softmax.catalogue_loss(h, table, bias, target, jnp.ones(n), 1)

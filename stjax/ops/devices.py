@@ -38,6 +38,11 @@ def sharing() -> int | None:
     return mesh.shape[DATA]
 
 
+def everywhere(x: jax.Array) -> jax.Array:
+    """The array itself, of which every device has all: where it is read in a loop, it is gathered before."""
+    return jax.lax.with_sharding_constraint(x, PartitionSpec()) if (sharing() or 1) > 1 else x
+
+
 def by_rows(f: Callable[..., Any], whole: Any, rows: Any) -> Any:
     """f(whole, rows), where each device computes its own rows: for kernels, which XLA cannot divide.
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stjax.ops import devices
 from stjax.ops.near import Near
 from stjax.ops.softmax import block_rows
 
@@ -135,10 +136,9 @@ def _over_negatives(
     near: Near | None,
 ) -> jax.Array:
     """f(logits of the targets (N,), corrected logits of the negatives (N, S), hits (N, S)), by blocks."""
-    n, size = h.shape[0], negatives.shape[0]
-    # One gather, so that its gradient is one pass over the table.
-    rows = table[jnp.concatenate([target, negatives])]
-    own = jnp.einsum("nd,nd->n", h, rows[:n], preferred_element_type=jnp.float32) + bias[target]
+    size = negatives.shape[0]
+    targets, rows = _looked_up(table, target, negatives)
+    own = jnp.einsum("nd,nd->n", h, targets, preferred_element_type=jnp.float32) + bias[target]
     if near is not None:
         own += near.logits_at(target)
     offset = bias[negatives] - correction
@@ -146,13 +146,27 @@ def _over_negatives(
 
     def block(args: Any) -> jax.Array:
         h, own, target, near_rows = args
-        logits = jnp.einsum("nd,sd->ns", h, rows[n:], preferred_element_type=jnp.float32) + offset
+        logits = jnp.einsum("nd,sd->ns", h, rows, preferred_element_type=jnp.float32) + offset
         if sampled is not None:
             logits += sampled.with_rows(near_rows).logits()
         return f(own, logits, negatives == target[:, None])
 
     near_rows = None if near is None else near.rows()
     return _by_blocks(block, (h, own, target, near_rows), block_rows(size))
+
+
+def _looked_up(table: jax.Array, target: jax.Array, negatives: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Rows of both, (N, D) and (S, D), by one gather, so that its gradient is one pass over the table.
+
+    Devices that share the positions look up those of their own and each a share of the negatives: ids in one
+    line would be shared anew, each device passing some to the next. Rows of the negatives all then have.
+    """
+    n, size = target.shape[0], negatives.shape[0]
+    count = devices.sharing() or 1
+    count = 1 if n % count or size % count else count
+    ids = jnp.concatenate([target.reshape(count, -1), negatives.reshape(count, -1)], axis=1)
+    rows, each = table[ids], n // count
+    return rows[:, :each].reshape(n, -1), devices.everywhere(rows[:, each:].reshape(size, -1))
 
 
 def _by_blocks(f: Callable[[Any], jax.Array], args: Any, size: int) -> jax.Array:
