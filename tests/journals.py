@@ -1,10 +1,31 @@
-"""What tests of the journal share: its files and its records."""
+"""What tests of the journal share: where it lies, its files and its records.
+
+A test file takes the fixtures by assignment, `folder = journals.folder`.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from stjax.serving.journal import Journal
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_fsync() -> Iterator[None]:
+    """Thousands of them would take a minute, and no test can see what they do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Not there yet."""
+    return tmp_path / "some" / "journal"
 
 
 def content(folder: Path) -> dict[str, bytes]:

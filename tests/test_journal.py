@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stjax.serving.journal import Journal, JournalError
+from tests import journals
 from tests.journals import content, records
 from tests.killed_servers import batch_of
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_fsync() -> Iterator[None]:
-    """Thousands of them would take a minute, and no test can see what they do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "some" / "journal"
+no_fsync, folder = journals.no_fsync, journals.folder
 
 
 def test_round_trip(folder: Path) -> None:

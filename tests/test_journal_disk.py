@@ -6,27 +6,17 @@ import errno
 import itertools
 import os
 import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from stjax.serving.journal import Journal, JournalError
+from tests import journals
 from tests.journals import content, records
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_fsync() -> Iterator[None]:
-    """Thousands of them would take a minute, and no test can see what they do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)
-        yield
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "some" / "journal"
+no_fsync, folder = journals.no_fsync, journals.folder
 
 
 class Disk:
