@@ -1,7 +1,8 @@
 """What a compiled program does, read from the text of its HLO: collectives, and traffic with the memory.
 
 A loop counts as often as it runs. Arrays of the chip's own memory, S(1), cost nothing; of one that is read or
-updated in place, the part counts. It reads the text that libtpu writes, and is an estimate.
+updated in place, the part counts; of a kernel, what it says itself. It reads the text that libtpu writes, and
+is an estimate.
 """
 
 from __future__ import annotations
@@ -141,6 +142,8 @@ class Program:
             return 3 * read[-1]
         if i.opcode in SLICES:
             return 2 * written
+        if i.opcode == "custom-call" and (stated := re.search(r'"bytes_accessed":"(\d+)"', i.rest)):
+            return int(stated[1])
         if i.opcode == "fusion" and (called := CALLED.search(i.rest)):
             return self._fusion(self.computations[called[1]], read, written)
         return sum(read) + written

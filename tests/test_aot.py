@@ -121,6 +121,18 @@ def test_memory_is_counted_by_what_is_read_and_written_in_hbm() -> None:
     assert Program(TEXT).hbm_bytes() == rows + gathers + scattered + updated
 
 
+def test_a_kernel_says_what_it_reads_and_writes() -> None:
+    text = """\
+ENTRY %main (arg: f32[7,8]) -> f32[7,8] {
+  %arg = f32[7,8]{1,0:T(8,128)} parameter(0)
+  ROOT %y = f32[7,8]{1,0:T(8,128)} custom-call(%arg), custom_call_target="tpu_custom_call", \
+backend_config={"custom_call_config":{"cost_estimate":{"flops":"9","bytes_accessed":"1234"}}}
+}
+"""
+    assert Program(text).hbm_bytes() == 1234
+    assert Program(text.replace("bytes_accessed", "other")).hbm_bytes() == 2 * 7 * 8 * 4
+
+
 def test_a_collective_of_a_table_is_seen() -> None:
     def one(*shape: int) -> list[Collective]:
         return [Collective("all-reduce", shape, 4 * int(np.prod(shape)), 4, 0.0, 1)]

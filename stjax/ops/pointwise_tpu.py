@@ -95,16 +95,20 @@ class Plan:
     heads: int
     interpret: bool
 
-    def call(self, kernel: Any, shape: tuple[int, ...], products: int, **options: Any) -> Any:
-        """A kernel over (row, head, block, step), arrays being (B, L, H * D) of that shape; `products` of
-        (block, block) with D a tile."""
-        rows, length, features = shape
-        blocks = length // self.block
+    def call(self, kernel: Any, q: jax.Array, products: int, once: int, **options: Any) -> Any:
+        """A kernel over (row, head, block, step), arrays being (B, L, H * D) as q.
+
+        products: of (block, block) with D, a tile. once: arrays that are read or written once; two others are
+        read anew for each tile.
+        """
+        rows, length, features = q.shape
+        blocks, width = length // self.block, features // self.heads
         tiles = sum(min(self.reach, i) + 1 for i in range(blocks)) * rows * self.heads
         cost = pl.CostEstimate(
-            flops=2 * products * tiles * self.block**2 * (features // self.heads),
+            flops=2 * products * tiles * self.block**2 * width,
             transcendentals=tiles * self.block**2,
-            bytes_accessed=4 * products * rows * length * features,
+            bytes_accessed=(once * rows * length * features + 2 * tiles * self.block * width)
+            * q.dtype.itemsize,
         )
         return pl.pallas_call(
             kernel,
@@ -147,8 +151,9 @@ def _forward_call(plan: Plan, whole: Any, rows: Any) -> jax.Array:
     at = plan.specs(lags, width, lambda n, t: n, key)
     call = plan.call(
         partial(forward_kernel, plan.terms, plan.window, plan.reach),
-        q.shape,
+        q,
         products=2,
+        once=2,
         in_specs=[*at.values(), at["k"]],
         out_specs=at["q"],
         out_shape=jax.ShapeDtypeStruct(v.shape, v.dtype),
@@ -171,8 +176,9 @@ def _backward_call(plan: Plan, whole: Any, rows: Any) -> tuple[jax.Array, ...]:
     ]
     call = plan.call(
         partial(backward_kernel, plan.terms, plan.window, plan.reach),
-        q.shape,
+        q,
         products=5,
+        once=5,
         in_specs=[*at.values(), at["k"], at["q"]],
         out_specs=[at["k"], at["k"], at["k"], *each],
         out_shape=[
