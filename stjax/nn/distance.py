@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 from flax import linen as nn
 
+from stjax.nn.layers import Dense
 from stjax.ops.near import Near
 
 
@@ -22,5 +23,5 @@ class Distance(nn.Module):
         if list(self.knots) != sorted(self.knots) or not self.knots or self.knots[0] <= 0:
             raise ValueError(f"knots={self.knots} must be kilometres above 0, ascending")
         small = nn.initializers.normal(0.01)
-        weights = nn.Dense(len(self.knots) + 1, kernel_init=small, name="weights")(u)
+        weights = Dense(len(self.knots) + 1, kernel_init=small, float32="result", name="weights")(u)
         return Near.of(weights, here, there, self.knots)

@@ -11,6 +11,7 @@ from flax import linen as nn
 from stjax.events import FIRST, Catalogue
 from stjax.nn.distance import Distance
 from stjax.nn.dropout import Dropout
+from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.objectives import FullSoftmax, Objective
 from stjax.nn.past import Moment, Past
 from stjax.nn.pointer import Pointer
@@ -178,12 +179,12 @@ class Output(nn.Module):
     @nn.compact
     def __call__(self, u: jax.Array, width: int, train: bool = False) -> tuple[jax.Array, jax.Array]:
         """(..., D) to (..., K, width) and (..., K)."""
-        u = Dropout(self.dropout)(nn.LayerNorm(name="norm")(u), train)
-        z = nn.Dense(self.interests * width, name="project")(u)
+        u = Dropout(self.dropout)(LayerNorm(name="norm")(u), train)
+        z = Dense(self.interests * width, name="project")(u)
         z = z.reshape(*u.shape[:-1], self.interests, width)
         if self.interests == 1:
-            return z, jnp.zeros(z.shape[:-1], u.dtype)
-        return z, jax.nn.log_softmax(nn.Dense(self.interests, name="prior")(u))
+            return z, jnp.zeros(z.shape[:-1])
+        return z, jax.nn.log_softmax(Dense(self.interests, float32="result", name="prior")(u))
 
 
 class ItemBias(nn.Module):
@@ -211,4 +212,4 @@ class Side(nn.Module):
 
     @nn.compact
     def __call__(self, u: jax.Array, size: int) -> jax.Array:
-        return nn.Dense(size, name="project")(nn.LayerNorm(name="norm")(u))
+        return Dense(size, float32="result", name="project")(LayerNorm(name="norm")(u))

@@ -17,9 +17,11 @@ from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
 from stjax.nn import pairs
+from stjax.nn.layers import Dense
 from stjax.nn.past import Moment, Past
 from stjax.ops import attention
 from stjax.ops import time as ops
+from stjax.ops.product import product
 
 BLOCK = 128  # moments whose pair features are alive at a time
 UNROLL = 8  # so many blocks are unrolled, each over no more than its own past; more are a loop
@@ -28,10 +30,11 @@ UNROLL = 8  # so many blocks are unrolled, each over no more than its own past; 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Asked:
-    """What requests want of past events: (B, Q, D), weights of pair features (B, Q, F), gates (B, Q), and
-    of their kinds (B, Q, C) or None."""
+    """What requests want of past events: (B, Q, D), of their times (B, Q, 2 WAVES) or None, weights of pair
+    features (B, Q, F), gates (B, Q), and of their kinds (B, Q, C) or None."""
 
     query: Any
+    waves: Any
     weights: Any
     gate: Any
     kinds: Any
@@ -57,12 +60,12 @@ class Pointer(nn.Module):
 
     def setup(self) -> None:
         self.pairs = pairs.Pairs(self.kind, self.decays, self.near_km, self.time, self.space, self.window)
-        self.query = nn.Dense(self.features)
-        self.key = nn.Dense(self.features)
+        self.query = Dense(self.features)
+        self.key = Dense(self.features)
         small = nn.initializers.normal(0.01)
-        self.pair_weights = nn.Dense(self.pairs.count, kernel_init=small)
-        self.wave_weights = nn.Dense(pairs.WAVES, kernel_init=small) if self.time else None
-        self.gate = nn.Dense(1)
+        self.pair_weights = Dense(self.pairs.count, kernel_init=small, float32="result")
+        self.wave_weights = Dense(pairs.WAVES, kernel_init=small, float32="result") if self.time else None
+        self.gate = Dense(1, float32="result")
 
     def keys(self, before: jax.Array, x: jax.Array) -> jax.Array:
         """Keys of events from the interest just before them and the fused event: (..., D), (..., D')."""
@@ -130,11 +133,11 @@ class Pointer(nn.Module):
         return copied, gate
 
     def _ask(self, u: jax.Array, now: Moment, kinds: jax.Array | None) -> Asked:
-        query = self.query(u) * self.features**-0.5
+        waves = None
         if self.wave_weights is not None:
             waves = pairs.weighted_waves(self.wave_weights(u), now.time + now.utc_offset)
-            query = jnp.concatenate([query, waves], axis=-1)
-        return Asked(query, self.pair_weights(u), self.gate(u)[..., 0], kinds)
+        query = self.query(u) * self.features**-0.5
+        return Asked(query, waves, self.pair_weights(u), self.gate(u)[..., 0], kinds)
 
     def _point(
         self,
@@ -150,17 +153,27 @@ class Pointer(nn.Module):
         lag = now.position[:, :, None] - index
         mask = (lag >= 0) & (lag < self.window) & (index >= 0)
         mask &= (past.valid & (past.item >= FIRST))[:, None, :]
-        key = jnp.concatenate([past.key, steps.waves], axis=-1) if self.time else past.key
-        logits = jnp.einsum("bqd,bmd->bqm", asked.query, key)
+        logits = _match(asked, past.key, steps.waves)
         pair = self.pairs.features(now, steps, lag, catalogue, consecutive)
         logits += jnp.einsum("bqf,bqfm->bqm", asked.weights, pair)
         if asked.kinds is not None and self.kind is not None:
             # A product with few ones: as a gather its gradient would scatter.
             kind = catalogue.items.categorical[self.kind][past.item]
             own = jax.nn.one_hot(jnp.where(kind >= FIRST, kind, -1), asked.kinds.shape[-1])
-            logits += jnp.einsum("bqc,bmc->bqm", asked.kinds, own)
+            logits += product("bqc,bmc->bqm", asked.kinds, own, asked.query.dtype)
         gate = jnp.where(mask.any(axis=-1), asked.gate, -30.0)
         return attention.masked_log_softmax(logits, mask), gate
+
+
+def _match(asked: Asked, key: jax.Array, waves: jax.Array) -> jax.Array:
+    """What content and times say: (B, Q, M). The times are float32 in any precision."""
+    query, formula = asked.query, "bqd,bmd->bqm"
+    if asked.waves is None:
+        return product(formula, query, key)
+    if query.dtype == asked.waves.dtype:  # one product
+        query, key = jnp.concatenate([query, asked.waves], -1), jnp.concatenate([key, waves], -1)
+        return product(formula, query, key)
+    return product(formula, query, key) + product(formula, asked.waves, waves)
 
 
 def _cut(tree: Any, first: int, stop: int) -> Any:

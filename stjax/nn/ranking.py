@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import jax
@@ -13,7 +14,10 @@ from flax import linen as nn
 
 from stjax.events import FIRST, Events, Query, Schema
 from stjax.nn.dropout import Dropout
+from stjax.nn.layers import Dense, LayerNorm
+from stjax.nn.precision import compute
 from stjax.ops import sequence
+from stjax.ops.product import product as einsum
 from stjax.ops.repeats import repeats
 
 
@@ -188,19 +192,20 @@ class Ranking(nn.Module):
         field."""
         self._check()
         shape = candidates.shape[:-1]
-        v = nn.LayerNorm(name="norm_item")(candidates.reshape(-1, candidates.shape[-1]))
-        u = nn.LayerNorm(name="norm_request")(u.reshape(-1, u.shape[-1]))
+        v = LayerNorm(name="norm_item")(candidates.reshape(-1, candidates.shape[-1]))
+        u = LayerNorm(name="norm_request")(u.reshape(-1, u.shape[-1]))
 
         def each(x: jax.Array) -> jax.Array:
             return jnp.repeat(x, shape[-1], axis=0)
 
-        dense, hidden = nn.Dense, self.hidden
+        dense, hidden = Dense, self.hidden
+        count = partial(Dense, float32="product")
         product = each(dense(hidden, name="factor_request")(u)) * dense(hidden, name="factor_item")(v)
         # A dense layer of the concatenation: what depends on the request alone is computed once for all C.
         x = each(dense(hidden, name="request")(u)) + dense(hidden, use_bias=False, name="item")(v)
         x = x + dense(hidden, use_bias=False, name="product")(product)
         if repeated is not None:
-            x = x + dense(hidden, use_bias=False, name="repeats")(repeated.reshape(len(x), -1))
+            x = x + compute(count(hidden, use_bias=False, name="repeats")(repeated.reshape(len(x), -1)))
         x = nn.silu(x)
         experts = nn.silu(dense(self.experts * hidden, name="experts")(x))
         experts = experts.reshape(-1, self.experts, hidden)
@@ -209,12 +214,12 @@ class Ranking(nn.Module):
         for task in self.tasks:
             mixed = experts[:, 0]
             if self.experts > 1:
-                gate = nn.softmax(dense(self.experts, name=f"gate_{task.name}")(x))
-                mixed = jnp.einsum("ne,neh->nh", gate, experts)
+                gate = nn.softmax(dense(self.experts, float32="result", name=f"gate_{task.name}")(x))
+                mixed = compute(einsum("ne,neh->nh", gate, experts, experts.dtype))
             tower = nn.silu(dense(hidden, name=f"tower_{task.name}")(drop(mixed, train)))
             start = math.log(task.start / (1 - task.start)) if task.kind == "binary" else 0.0
             bias = nn.initializers.constant(start)
-            y = dense(1, bias_init=bias, name=f"output_{task.name}")(tower).reshape(shape)
+            y = dense(1, bias_init=bias, float32="result", name=f"output_{task.name}")(tower).reshape(shape)
             if isinstance(task, Task) and task.kind == "regression":
                 y = task.start + task.scale * y
             out[task.name] = y

@@ -26,6 +26,7 @@ from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
 from stjax.nn.missing import Hide, StandIns
 from stjax.nn.past import Moment, Past
+from stjax.nn.precision import Precision, check, compute, in_precision
 from stjax.nn.ranking import Memory, Ranking, Task
 from stjax.nn.space import located
 from stjax.nn.time import TimeEmbed
@@ -67,6 +68,10 @@ class Recommender(nn.Module):
     absent: encoders to do without, at serving time: `model.clone(absent=("space",))` has the same
       parameters and never runs that encoder. Without modality dropout in training, zeros stand in. What else
       reads times and places (pointer, distance, gates, biases) goes by the events, whose places may be NaN.
+    precision: "bfloat16" multiplies in it and keeps activations in it, with sums in float32, for accelerators
+      and for half the memory. Parameters, states, times and distances, softmaxes, means and variances, losses
+      and what a model answers are float32 in either. The parameters are the same: a model trained in one may
+      serve in the other. ValueError for other names.
     """
 
     items: ItemEmbed = ItemEmbed()
@@ -81,6 +86,7 @@ class Recommender(nn.Module):
     hide: float = 0.0
     modality_dropout: float = 0.0
     absent: tuple[str, ...] = ()
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         # A dict would make the model unhashable, and so no static argument of a jitted function.
@@ -88,6 +94,7 @@ class Recommender(nn.Module):
         super().__post_init__()
 
     def setup(self) -> None:
+        check(self.precision)
         if "item" in self.encoders:
             raise ValueError('encoders: "item" is the item\'s own part, choose another name')
         if unknown := set(self.absent) - set(self.encoders):
@@ -109,10 +116,12 @@ class Recommender(nn.Module):
         """The query fields that the head may read."""
         return self.head.known
 
+    @in_precision
     def item_table(self, catalogue: Catalogue) -> jax.Array:
         """The vectors of all items, (V, D); compute once where parameters do not change."""
         return self.items(catalogue)
 
+    @in_precision
     def loss(
         self, batch: Batch, catalogue: Catalogue, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -151,6 +160,7 @@ class Recommender(nn.Module):
         total = jnp.maximum(batch.weight.sum(), 1.0)
         return loss / total, {name: value / total for name, value in sums.items()}
 
+    @in_precision
     def scores(self, history: Events, query: Query, catalogue: Catalogue) -> jax.Array:
         """log p(item) after the whole history: (B, L) events and (B,) query to (B, V)."""
         table = self.items(catalogue)
@@ -185,6 +195,7 @@ class Recommender(nn.Module):
             memory=self._empty_memory(batch),
         )
 
+    @in_precision
     def step(
         self, state: UserState, event: Events, catalogue: Catalogue, table: jax.Array | None = None
     ) -> UserState:
@@ -201,7 +212,7 @@ class Recommender(nn.Module):
         fusion, x = self.fusion.step(state.fusion, parts, event)
         interest, h = self.interest.step(state.interest, x, event)
         pointer = self.head.pointer
-        key = jnp.zeros((h.shape[0], 0)) if pointer is None else pointer.keys(state.h, x)
+        key = jnp.zeros((h.shape[0], 0)) if pointer is None else pointer.keys(compute(state.h), x)
         new = Past(
             event.item,
             event.time,
@@ -212,9 +223,10 @@ class Recommender(nn.Module):
         )
         past = jax.tree.map(lambda m, n: sequence.push(m, n, event.valid), state.past, new)
         memory = state.memory.read(Memory.of(event, self.known))
-        h = sequence.select(event.valid, h, state.h)
+        h = sequence.select(event.valid, h.astype(state.h.dtype), state.h)
         return UserState(encoders, fusion, interest, h, past, memory)
 
+    @in_precision
     def read(
         self, state: UserState, events: Events, catalogue: Catalogue, table: jax.Array | None = None
     ) -> UserState:
@@ -226,6 +238,7 @@ class Recommender(nn.Module):
 
         return nn.scan(body, variable_broadcast="params", split_rngs={}, in_axes=1)(self, state, events)[0]
 
+    @in_precision
     def answer(
         self,
         state: UserState,
@@ -236,8 +249,9 @@ class Recommender(nn.Module):
         """log p(item) for the users' states and queries (B,): (B, V). Equals `scores` of the same events."""
         table = self.items(catalogue) if table is None else table
         position = jnp.full(state.h.shape[0], state.past.item.shape[1] - 1)
-        return self._answer(state.h, state.past, position, query, table, catalogue)
+        return self._answer(compute(state.h), state.past, position, query, table, catalogue)
 
+    @in_precision
     def rank(
         self, history: Events, query: Query, candidates: jax.Array, catalogue: Catalogue
     ) -> dict[str, jax.Array]:
@@ -254,6 +268,7 @@ class Recommender(nn.Module):
         h = sequence.last(h, history.valid)
         return self._rank(h, past.at(position), query, candidates, repeated, table, catalogue)
 
+    @in_precision
     def answer_rank(
         self,
         state: UserState,
@@ -269,7 +284,7 @@ class Recommender(nn.Module):
         if self.ranking is not None:
             readable = state.memory.valid[:, None]
             repeated = self.ranking.repeated(candidates[:, None], _one(query), state.memory, readable)
-        return self._rank(state.h, last, query, candidates, repeated, table, catalogue)
+        return self._rank(compute(state.h), last, query, candidates, repeated, table, catalogue)
 
     def _rank(
         self,
@@ -324,7 +339,8 @@ class Recommender(nn.Module):
         return [(name, encoder) for name, encoder in self.encoders.items() if name not in self.absent]
 
     def _stand_in(self, parts: Mapping[str, jax.Array], train: bool) -> dict[str, jax.Array]:
-        return self.stand_ins(parts, {name: self.encoders[name].features for name in self.absent}, train)
+        widths = {name: self.encoders[name].features for name in self.absent}
+        return {name: compute(part) for name, part in self.stand_ins(parts, widths, train).items()}
 
     def _past(self, events: Events, x: jax.Array, h: jax.Array) -> Past:
         pointer = self.head.pointer

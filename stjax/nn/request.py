@@ -8,7 +8,9 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Query
 from stjax.nn.content import vocabulary_init
+from stjax.nn.layers import Dense
 from stjax.nn.past import Past
+from stjax.nn.precision import compute
 from stjax.nn.space import SpaceEmbed
 from stjax.nn.time import TimeEmbed
 
@@ -36,5 +38,5 @@ class RequestEmbed(nn.Module):
             parts.append(embed(query.categorical[name]))
         if not parts:
             return h
-        x = nn.Dense(2 * h.shape[-1], name="up")(jnp.concatenate([h, *parts], axis=-1))
-        return h + nn.Dense(h.shape[-1], name="down")(nn.gelu(x))
+        x = Dense(2 * h.shape[-1], name="up")(jnp.concatenate([h, *map(compute, parts)], axis=-1))
+        return h + Dense(h.shape[-1], name="down")(nn.gelu(x))

@@ -9,7 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.past import Past
+from stjax.nn.precision import compute
 from stjax.nn.time import TimeEmbed
 from stjax.ops import losses
 from stjax.ops import time as ops
@@ -43,9 +45,9 @@ class NextTime(nn.Module):
         if len(self.edges) < 2 or self.edges[0] != 0 or any(a >= b for a, b in pairwise(self.edges)):
             raise ValueError(f"edges={self.edges} must be at least two whole seconds, ascending from 0")
         self.calendar = TimeEmbed(self.hidden)
-        self.up = nn.Dense(self.hidden)
-        self.norm = nn.LayerNorm()
-        self.bins = nn.Dense(len(self.edges))
+        self.up = Dense(self.hidden)
+        self.norm = LayerNorm()
+        self.bins = Dense(len(self.edges), float32="result")
 
     @property
     def gaps(self) -> np.ndarray:
@@ -56,7 +58,7 @@ class NextTime(nn.Module):
     def __call__(self, h: jax.Array, last: Past) -> jax.Array:
         """Log-probabilities of the bins: h (..., D) and the last events (...) to (..., K)."""
         x = self.calendar.embed(last.time, last.utc_offset, last.time, jnp.zeros_like(last.valid))
-        x = nn.gelu(self.up(jnp.concatenate([self.norm(h), x], axis=-1)))
+        x = nn.gelu(self.up(jnp.concatenate([self.norm(h), compute(x)], axis=-1)))
         return jax.nn.log_softmax(self.bins(x))
 
     def loss(self, h: jax.Array, last: Past, time: jax.Array, weight: jax.Array) -> jax.Array:

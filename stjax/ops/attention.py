@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stjax.ops.product import product
+
 
 def masked_softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
     """Softmax over the last axis among the True entries, in float32; zeros where there are none."""
@@ -39,14 +41,14 @@ def attend(
     """Scaled dot-product attention (Vaswani et al., 2017).
 
     q: (B, Lq, H, D). k, v: (B, Lk, H, D). mask: bool, broadcast to (B, H, Lq, Lk). bias: added to the
-    scaled logits, broadcast likewise. Returns (B, Lq, H, D); zeros for queries whose mask is empty.
+    scaled logits, broadcast likewise. Products are of q's dtype, the softmax is float32. Returns
+    (B, Lq, H, D); zeros for queries whose mask is empty.
     """
     scale = q.shape[-1] ** -0.5
-    logits = jnp.einsum("blhd,bmhd->bhlm", q * scale, k)
+    logits = product("blhd,bmhd->bhlm", q * scale, k)
     if bias is not None:
         logits = logits + bias
-    weights = masked_softmax(logits, mask).astype(v.dtype)
-    return jnp.einsum("bhlm,bmhd->blhd", weights, v)
+    return product("bhlm,bmhd->blhd", masked_softmax(logits, mask), v, q.dtype).astype(q.dtype)
 
 
 def causal_mask(length: int, window: int) -> jax.Array:
@@ -62,12 +64,12 @@ def attend_silu(
 
     Arguments and result as in `attend`. n is the number of keys that the query's mask leaves.
     """
-    logits = jnp.einsum("blhd,bmhd->bhlm", q, k, preferred_element_type=jnp.float32)
+    logits = product("blhd,bmhd->bhlm", q, k)
     if bias is not None:
         logits = logits + bias
     n = jnp.maximum(mask.sum(axis=-1, keepdims=True), 1).astype(jnp.float32)
-    weights = (jnp.where(mask, jax.nn.silu(logits), 0.0) / n).astype(v.dtype)
-    return jnp.einsum("bhlm,bmhd->blhd", weights, v)
+    weights = jnp.where(mask, jax.nn.silu(logits), 0.0) / n
+    return product("bhlm,bmhd->blhd", weights, v, q.dtype).astype(q.dtype)
 
 
 def lag_bias(table: jax.Array, lag: jax.Array | np.ndarray) -> jax.Array:

@@ -87,7 +87,8 @@ def _softmax(form, q, k, v, events: Moments, params: Any, bias: Bias, window: in
 
 def _silu(form, q, k, v, events: Moments, params: Any, bias: Bias, window: int) -> jax.Array:
     y = form(q, k, v, events, params, SILU, bias, window)
-    return y / count_read(events.valid, window).astype(y.dtype)[..., None, None]
+    y = y.astype(jnp.float32) / count_read(events.valid, window).astype(jnp.float32)[..., None, None]
+    return y.astype(q.dtype)
 
 
 def count_read(valid: jax.Array, window: int) -> jax.Array:

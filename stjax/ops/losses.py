@@ -5,7 +5,7 @@ positions, and no (N, V) array exists. Where a position's own target is among th
 hit) it is left out for that position.
 
 Shapes: `N` positions, `S` negatives. h: (N, D). table: (V, D). bias: (V,). target: (N,) ids. near: adds the
-distance from each position to each item to the logits. All is computed in float32.
+distance from each position to each item to the logits. Products are of h's dtype, all else is float32.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from stjax.ops import devices
 from stjax.ops.near import Near
+from stjax.ops.product import product
 from stjax.ops.softmax import block_rows
 
 
@@ -138,7 +139,7 @@ def _over_negatives(
     """f(logits of the targets (N,), corrected logits of the negatives (N, S), hits (N, S)), by blocks."""
     size = negatives.shape[0]
     targets, rows = _looked_up(table, target, negatives)
-    own = jnp.einsum("nd,nd->n", h, targets, preferred_element_type=jnp.float32) + bias[target]
+    own = product("nd,nd->n", h, targets) + bias[target]
     if near is not None:
         own += near.logits_at(target)
     offset = bias[negatives] - correction
@@ -146,7 +147,7 @@ def _over_negatives(
 
     def block(args: Any) -> jax.Array:
         h, own, target, near_rows = args
-        logits = jnp.einsum("nd,sd->ns", h, rows, preferred_element_type=jnp.float32) + offset
+        logits = product("nd,sd->ns", h, rows) + offset
         if sampled is not None:
             logits += sampled.with_rows(near_rows).logits()
         return f(own, logits, negatives == target[:, None])

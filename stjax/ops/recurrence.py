@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from stjax.ops.product import product
 from stjax.ops.sequence import select
 
 
@@ -23,7 +24,8 @@ def gru_step(
         r = sigmoid(x_r + h U_r),  z = sigmoid(x_z + h U_z),  n = tanh(x_n + r * (h U_n + b)),
         h' = h + w (1 - z) (n - h)
 
-    projected: (B, 3D), the input's share x W + c in the order r, z, n. h: (B, D). valid: (B,), False
+    projected: (B, 3D), the input's share x W + c in the order r, z, n; its dtype is that of the products with
+    U, all else is float32. h: (B, D). valid: (B,), False
     leaves the state as it is. w_hidden: (D, 3D). b_hidden: (D,). write: (B, D), what share of the update is
     written, w, 1 where it is None. Returns the next state, twice.
     """
@@ -61,8 +63,8 @@ def _gru_cell(
 ) -> jax.Array:
     # One product a gate: XLA on CPU does not vectorise a fusion that cuts one product into gates, which made
     # the whole loop 2.5 times slower.
-    h_r, h_z, h_n = (h @ w for w in weights)
-    x_r, x_z, x_n = parts
+    h_r, h_z, h_n = (product("bd,de->be", h, w, parts[0].dtype) for w in weights)
+    x_r, x_z, x_n = (x.astype(h.dtype) for x in parts)
     reset = jax.nn.sigmoid(x_r + h_r)
     keep = jax.nn.sigmoid(x_z + h_z)
     candidate = jnp.tanh(x_n + reset * (h_n + b_hidden))
@@ -82,7 +84,8 @@ def lstm_step(
         i, f, o = sigmoid(x_i + h U_i), sigmoid(x_f + h U_f), sigmoid(x_o + h U_o),  g = tanh(x_g + h U_g),
         c' = f c + w i g,  h' = o tanh(c')
 
-    projected: (B, 4D), the input's share x W + b in the order i, f, o, g. state: h and c, (B, D) each. valid:
+    projected: (B, 4D), the input's share x W + b in the order i, f, o, g; its dtype is that of the products
+    with U, all else is float32. state: h and c, (B, D) each. valid:
     (B,), False leaves the state as it is. w_hidden: (D, 4D). write: (B, D), w, 1 where it is None. Returns
     the next state, and its h.
     """
@@ -117,7 +120,9 @@ def _lstm_cell(
     write: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     h, c = state
-    i, f, o, g = (x + h @ w for x, w in zip(parts, weights, strict=True))
+    i, f, o, g = (
+        x.astype(h.dtype) + product("bd,de->be", h, w, x.dtype) for x, w in zip(parts, weights, strict=True)
+    )
     new = jax.nn.sigmoid(i) * jnp.tanh(g)
     next_c = jax.nn.sigmoid(f) * c + (new if write is None else write * new)
     next_h = jax.nn.sigmoid(o) * jnp.tanh(next_c)

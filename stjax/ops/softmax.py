@@ -19,6 +19,7 @@ import jax.numpy as jnp
 
 from stjax.ops import devices, softmax_tiles
 from stjax.ops.near import Near
+from stjax.ops.product import product
 
 BLOCK_ENTRIES = 1 << 20  # logits alive at a time on a device: 4 MiB of float32, a core's share of cache
 LEAST_ROWS = 64  # a block of fewer positions would read the whole table for too little work
@@ -39,7 +40,8 @@ def catalogue_log_prob(
 
     h: (N, D). table: (V, D). bias: (V,). target: (N,) int ids. first: ids below it are no candidates
     (padding and unseen); a target below it gives -inf with zero gradient. near: adds the distance from each
-    position to each item to the logits, with gradients to its weights. Returns (N,) float32.
+    position to each item to the logits, with gradients to its weights. Products are of h's dtype, all else is
+    float32. Returns (N,) float32.
     """
     if _tiled(table):
         return softmax_tiles.log_prob(h, table, bias, near, target, first)
@@ -71,7 +73,7 @@ def catalogue_logits(
     h: jax.Array, table: jax.Array, bias: jax.Array, first: int = 0, near: Near | None = None
 ) -> jax.Array:
     """The logits themselves, (N, V) float32, -inf for ids below `first`."""
-    logits = jnp.einsum("nd,vd->nv", h, table, preferred_element_type=jnp.float32) + bias
+    logits = product("nd,vd->nv", h, table) + bias
     if near is not None:
         logits += near.logits()
     return jnp.where(jnp.arange(table.shape[0]) < first, -jnp.inf, logits) if first else logits
@@ -125,11 +127,11 @@ def _gradients(
     """Gradients of sum g * log p[target] to table, bias and (h, near's weights), for one block of
     probabilities p."""
     hit = jnp.arange(table.shape[0]) == target[:, None]
-    d_logits = (g[:, None] * (hit.astype(p.dtype) - p)).astype(h.dtype)
-    d_table = jnp.einsum("nv,nd->vd", d_logits, h, preferred_element_type=jnp.float32)
-    d_h = jnp.einsum("nv,vd->nd", d_logits, table)
+    d_logits = g[:, None] * (hit.astype(p.dtype) - p)
+    d_table = product("nv,nd->vd", d_logits, h, h.dtype)
+    d_h = product("nv,vd->nd", d_logits, table, h.dtype)
     d_near = None if near is None else near.weights_gradient(d_logits)
-    return d_table, d_logits.sum(axis=0, dtype=jnp.float32), (d_h, d_near)
+    return d_table, d_logits.sum(axis=0), (d_h, d_near)
 
 
 def _zeros(table: jax.Array, bias: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -142,9 +144,11 @@ def _joined(blocks: Any, n: int) -> Any:
 
 
 def _log_prob_forward(h, table, bias, near, target, first, block) -> tuple[jax.Array, Any]:
+    low = table.astype(h.dtype)
+
     def body(args: Any) -> tuple[jax.Array, jax.Array]:
         h, rows, target = args
-        logits = catalogue_logits(h, table, bias, first, _of(near, rows))
+        logits = catalogue_logits(h, low, bias, first, _of(near, rows))
         lse = jax.nn.logsumexp(logits, axis=-1)
         return jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0] - lse, lse
 
@@ -156,13 +160,14 @@ def _log_prob_forward(h, table, bias, near, target, first, block) -> tuple[jax.A
 def _log_prob_backward(first, block, saved, g):
     h, table, bias, near, target, lse = saved
     g = jnp.where(target >= first, g, 0.0)
+    low = table.astype(h.dtype)
 
     def body(carry, args: Any):
         h, rows, target, lse, g = args
         here = _of(near, rows)
         # At most 1, also on the rows that fill up the last block, whose lse is not theirs.
-        p = jnp.exp(jnp.minimum(catalogue_logits(h, table, bias, first, here) - lse[:, None], 0.0))
-        d_table, d_bias, d_rows = _gradients(h, table, here, p, target, g)
+        p = jnp.exp(jnp.minimum(catalogue_logits(h, low, bias, first, here) - lse[:, None], 0.0))
+        d_table, d_bias, d_rows = _gradients(h, low, here, p, target, g)
         return (carry[0] + d_table, carry[1] + d_bias), d_rows
 
     blocks = _blocks(block, (h, _rows(near), target, lse, g))
@@ -173,17 +178,19 @@ def _log_prob_backward(first, block, saved, g):
 
 
 def _loss_forward(h, table, bias, near, mixture, target, weight, first, block) -> tuple[jax.Array, Any]:
+    low = table.astype(h.dtype)
+
     def body(carry, args: Any):
         h, rows, mixed, target, weight = args
         here = _of(near, rows)
-        logits = catalogue_logits(h, table, bias, first, here)
+        logits = catalogue_logits(h, low, bias, first, here)
         top = logits.max(axis=-1, keepdims=True)
         p = jnp.exp(logits - top)
         total = p.sum(axis=-1, keepdims=True)
         log_prob = (jnp.take_along_axis(logits - top, target[:, None], axis=-1) - jnp.log(total))[:, 0]
         log_prob, g, d_mixed = _mix(log_prob, mixed, weight)
         loss = _weighted(log_prob, weight)
-        d_table, d_bias, d_rows = _gradients(h, table, here, p / total, target, g)
+        d_table, d_bias, d_rows = _gradients(h, low, here, p / total, target, g)
         return (carry[0] + loss, carry[1] + d_table, carry[2] + d_bias), (*d_rows, d_mixed)
 
     start = (jnp.float32(0), *_zeros(table, bias))

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from stjax.ops.near import Near
+from stjax.ops.product import product
 
 ROWS, ITEMS = 512, 2_048  # of a tile: 4 MiB of float32, about a core's share of cache
 
@@ -21,7 +22,7 @@ def log_prob(
     h: jax.Array, table: jax.Array, bias: jax.Array, near: Near | None, target: jax.Array, first: int
 ) -> jax.Array:
     """As `stjax.ops.softmax.catalogue_log_prob`: (N, D), (V, D), (V,), (N,) ids to (N,) float32."""
-    own = jnp.einsum("nd,nd->n", h, table[target], preferred_element_type=jnp.float32) + bias[target]
+    own = product("nd,nd->n", h, table[target]) + bias[target]
     if near is not None:
         own += near.logits_at(target)
     total = _log_total(h, table, bias, near, first, (min(ROWS, h.shape[0]), min(ITEMS, table.shape[0])))
@@ -30,7 +31,7 @@ def log_prob(
 
 def _logits(h: jax.Array, tile: Any, near: Near | None, ids: jax.Array) -> jax.Array:
     rows, bias, new = tile
-    logits = jnp.einsum("nd,vd->nv", h, rows, preferred_element_type=jnp.float32) + bias
+    logits = product("nd,vd->nv", h, rows) + bias
     if near is not None:
         logits += near.of_items(ids).logits()
     return jnp.where(new, logits, -jnp.inf)
@@ -104,12 +105,12 @@ def _backward(first, sizes, saved, g):
             here = _of(near, rows)
             # At most 1, also on the rows that fill up the last block, whose total is not theirs.
             p = jnp.exp(jnp.minimum(_logits(h, tile, here, ids) - total[:, None], 0.0))
-            d = (g[:, None] * p).astype(h.dtype)
-            d_tile = carry[0] + jnp.einsum("nv,nd->vd", d, h, preferred_element_type=jnp.float32)
-            d_h = d_h + jnp.einsum("nv,vd->nd", d, tile[0], preferred_element_type=jnp.float32)
+            d = g[:, None] * p
+            d_tile = carry[0] + product("nv,nd->vd", d, h, h.dtype)
+            d_h = d_h + product("nv,vd->nd", d, tile[0], h.dtype)
             if here is not None:
                 d_near = d_near + here.of_items(ids).weights_gradient(d)
-            return (d_tile, carry[1] + d.sum(axis=0, dtype=jnp.float32)), (d_h, d_near)
+            return (d_tile, carry[1] + d.sum(axis=0)), (d_h, d_near)
 
         zeros = jnp.zeros(tile[0].shape, jnp.float32), jnp.zeros(size, jnp.float32)
         (d_tile, d_own), d_rows = jax.lax.scan(block, zeros, (blocks, d_rows))

@@ -17,7 +17,8 @@ import numpy as np
 
 from stjax.ops.attention import NEVER
 from stjax.ops.moments import Bias, Moments, pair_gaps
-from stjax.ops.weighting import SiLU, Softmax, product
+from stjax.ops.product import product
+from stjax.ops.weighting import SiLU, Softmax
 
 STRIP = 64  # queries
 PART_ENTRIES = 40_000  # logits of a group of rows in the longest strip; measured with 512 KiB of cache a core

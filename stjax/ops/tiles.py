@@ -18,7 +18,8 @@ import numpy as np
 
 from stjax.ops.attention import NEVER
 from stjax.ops.moments import Bias, Moments, pair_gaps
-from stjax.ops.weighting import SiLU, Softmax, product
+from stjax.ops.product import product
+from stjax.ops.weighting import SiLU, Softmax
 
 TILE_ENTRIES = 1 << 16  # logits alive at a time, of all rows and heads: what was fastest on CPU
 LEAST_BLOCK, LARGEST_BLOCK = 64, 256

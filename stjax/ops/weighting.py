@@ -12,13 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from stjax.ops.attention import NEVER
+from stjax.ops.product import product
 
 HARDLY = NEVER / 2  # below every logit that may be read
-
-
-def product(formula: str, a: jax.Array, b: jax.Array) -> jax.Array:
-    """An einsum that adds up in float32."""
-    return jnp.einsum(formula, a, b, preferred_element_type=jnp.float32)
 
 
 class Softmax(NamedTuple):

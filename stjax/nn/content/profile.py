@@ -11,6 +11,7 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
 from stjax.nn.content.values import MultiEmbed
+from stjax.nn.layers import Dense
 from stjax.ops.recurrence import linear_recurrence
 from stjax.ops.sequence import select
 
@@ -36,7 +37,7 @@ class ProfileEmbed(Encoder):
         if not self.runs or min(self.runs) <= 0:
             raise ValueError(f"runs={self.runs} must be numbers of events above 0")
         self.bias = self.param("bias", nn.initializers.zeros, (2 * self.features,))
-        self.project = nn.Dense(self.features)
+        self.project = Dense(self.features, float32="result")
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         kinds = self._kinds(events.item, catalogue)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST, MISSING
+from stjax.nn.layers import Dense
 
 
 def vocabulary_init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -55,7 +56,9 @@ class NumericEmbed(nn.Module):
         missing = jnp.isnan(values)
         values = jnp.where(missing, 0.0, values)
         scaled = jnp.sign(values) * jnp.log1p(jnp.abs(values))
-        return nn.Dense(self.features)(jnp.concatenate([scaled, missing.astype(scaled.dtype)], axis=-1))
+        return Dense(self.features, float32="product")(
+            jnp.concatenate([scaled, missing.astype(scaled.dtype)], axis=-1)
+        )
 
 
 class VectorEmbed(nn.Module):
@@ -67,4 +70,6 @@ class VectorEmbed(nn.Module):
     def __call__(self, vector: jax.Array) -> jax.Array:
         known = jnp.isfinite(vector).all(axis=-1, keepdims=True)
         missing = self.param("missing", nn.initializers.normal(0.02), (self.features,))
-        return jnp.where(known, nn.Dense(self.features)(jnp.where(known, vector, 0.0)), missing)
+        return jnp.where(
+            known, Dense(self.features, float32="result")(jnp.where(known, vector, 0.0)), missing
+        )

@@ -11,6 +11,8 @@ from flax import linen as nn
 from stjax.events import Events
 from stjax.nn.base import Fusion
 from stjax.nn.fusion.rows import as_rows, joined
+from stjax.nn.layers import Dense, LayerNorm
+from stjax.ops.product import product
 
 
 class AttentionFusion(Fusion):
@@ -35,12 +37,12 @@ class AttentionFusion(Fusion):
         if d % self.heads:
             raise ValueError(f"heads={self.heads} does not divide the {d} features")
         rows, lead = as_rows(parts)
-        x = nn.Dense(d, name="join")(joined(rows))
-        q = nn.Dense(d, name="query")(x)
-        pairs = [jnp.split(nn.Dense(2 * d, name=f"part_{name}")(part), 2, -1) for name, part in rows.items()]
+        x = Dense(d, name="join")(joined(rows))
+        q = Dense(d, name="query")(x)
+        pairs = [jnp.split(Dense(2 * d, name=f"part_{name}")(part), 2, -1) for name, part in rows.items()]
         keys, values = zip(*pairs, strict=True)
-        x = x + nn.Dense(d, name="out")(_pool(q, keys, values, self.heads))
-        return nn.LayerNorm(name="norm")(x).reshape(*lead, d)
+        x = x + Dense(d, name="out")(_pool(q, keys, values, self.heads))
+        return LayerNorm(name="norm")(x).reshape(*lead, d)
 
 
 def _pool(q: jax.Array, keys: Sequence[jax.Array], values: Sequence[jax.Array], heads: int) -> jax.Array:
@@ -51,7 +53,7 @@ def _pool(q: jax.Array, keys: Sequence[jax.Array], values: Sequence[jax.Array], 
     d = q.shape[-1]
     member = jnp.repeat(jnp.eye(heads, dtype=q.dtype), d // heads, axis=1)  # (H, D)
     q = q * (d // heads) ** -0.5
-    logits = jnp.stack([(q * k) @ member.T for k in keys])  # (M, N, H)
-    weights = jax.nn.softmax(logits.astype(jnp.float32), axis=0).astype(q.dtype)
+    logits = jnp.stack([product("nd,dh->nh", q * k, member.T) for k in keys])  # (M, N, H)
+    weights = jax.nn.softmax(logits, axis=0).astype(q.dtype)
     mixed = [(w @ member) * v for w, v in zip(weights, values, strict=True)]
     return jnp.stack(mixed).sum(axis=0)

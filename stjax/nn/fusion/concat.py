@@ -10,6 +10,7 @@ from flax import linen as nn
 from stjax.events import Events
 from stjax.nn.base import Fusion
 from stjax.nn.fusion.rows import as_rows, joined
+from stjax.nn.layers import Dense, LayerNorm
 
 
 class ConcatFusion(Fusion):
@@ -18,4 +19,4 @@ class ConcatFusion(Fusion):
     @nn.compact
     def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
         rows, lead = as_rows(parts)
-        return nn.LayerNorm()(nn.Dense(self.features)(joined(rows))).reshape(*lead, self.features)
+        return LayerNorm()(Dense(self.features)(joined(rows))).reshape(*lead, self.features)

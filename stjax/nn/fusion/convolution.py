@@ -11,6 +11,8 @@ from flax import linen as nn
 from stjax.events import Events
 from stjax.nn.base import Fusion, State
 from stjax.nn.fusion.rows import as_rows, joined
+from stjax.nn.layers import Dense, LayerNorm
+from stjax.nn.precision import compute
 from stjax.ops import convolution
 
 
@@ -47,14 +49,14 @@ class ConvolutionFusion(Fusion):
             raise ValueError(f"width={self.width} must be at least 1")
         rows, lead = as_rows(parts)
         u, d = joined(rows), self.features
-        own = nn.Dense(d, name="own")(u).reshape(*lead, d)
+        own = Dense(d, name="own")(u).reshape(*lead, d)
         # All offsets in one product, shifted afterwards: no copy of the inputs for each offset.
         scale = nn.initializers.variance_scaling(1 / self.width, "fan_in", "truncated_normal")
-        z = nn.Dense(self.width * d, use_bias=False, kernel_init=scale, name="kernel")(u)
+        z = Dense(self.width * d, use_bias=False, kernel_init=scale, name="kernel")(u)
         z = z.reshape(*lead, self.width, d)
         if state is None:
             y = convolution.causal(z)
         else:
             state, y = convolution.causal_step(state, z, valid)
         bias = self.param("bias", nn.initializers.zeros, (d,))
-        return state, nn.LayerNorm(name="norm")(own + nn.gelu(y + bias))
+        return state, LayerNorm(name="norm")(own + compute(nn.gelu(y + bias)))

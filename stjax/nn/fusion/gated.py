@@ -11,6 +11,7 @@ from flax import linen as nn
 from stjax.events import Events
 from stjax.nn.base import Fusion
 from stjax.nn.fusion.rows import as_rows, joined
+from stjax.nn.layers import Dense, LayerNorm
 
 
 class GatedFusion(Fusion):
@@ -22,10 +23,11 @@ class GatedFusion(Fusion):
     @nn.compact
     def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
         rows, lead = as_rows(parts)
-        gates = jax.nn.sigmoid(nn.Dense(len(rows) * self.features, name="gates")(joined(rows)))
+        gates = jax.nn.sigmoid(Dense(len(rows) * self.features, name="gates")(joined(rows)))
         gates = jnp.split(gates, len(rows), axis=-1)
-        x = sum(
-            gate * nn.Dense(self.features, name=f"part_{name}")(part)
+        gated = [
+            gate * Dense(self.features, name=f"part_{name}")(part)
             for (name, part), gate in zip(rows.items(), gates, strict=True)
-        )
-        return nn.LayerNorm()(x).reshape(*lead, self.features)
+        ]
+        x = sum(gated[1:], start=gated[0])
+        return LayerNorm()(x).reshape(*lead, self.features)

@@ -10,6 +10,7 @@ from flax import linen as nn
 from stjax.events import Events
 from stjax.nn.base import Fusion
 from stjax.nn.fusion.rows import as_rows, joined
+from stjax.nn.layers import Dense, LayerNorm
 
 
 class HyperFusion(Fusion):
@@ -38,10 +39,10 @@ class HyperFusion(Fusion):
             raise ValueError(f"context: {sorted(unknown)} is not among the parts {sorted(rows)}")
         u = joined(rows)
         c = joined({name: rows[name] for name in sorted(self.context)}) if self.context else u
-        h = nn.gelu(nn.Dense(self.hidden, name="hyper")(c))
-        a = nn.Dense(self.rank, name="weights")(h)
-        v = nn.Dense(self.rank, use_bias=False, name="down")(u)
-        x = nn.Dense(self.features, name="base")(u)
-        x = x + nn.Dense(self.features, use_bias=False, name="up")(a * v)
-        x = x + nn.Dense(self.features, use_bias=False, name="bias")(h)
-        return nn.LayerNorm(name="norm")(x).reshape(*lead, self.features)
+        h = nn.gelu(Dense(self.hidden, name="hyper")(c))
+        a = Dense(self.rank, name="weights")(h)
+        v = Dense(self.rank, use_bias=False, name="down")(u)
+        x = Dense(self.features, name="base")(u)
+        x = x + Dense(self.features, use_bias=False, name="up")(a * v)
+        x = x + Dense(self.features, use_bias=False, name="bias")(h)
+        return LayerNorm(name="norm")(x).reshape(*lead, self.features)

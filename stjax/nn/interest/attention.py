@@ -14,6 +14,7 @@ from stjax.events import Events
 from stjax.nn.base import Interest
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.bias import SpatioTemporalBias
+from stjax.nn.layers import Dense, LayerNorm
 from stjax.ops import attention, blocked, rotary
 from stjax.ops.bias import Parameters, logit_bias
 from stjax.ops.moments import Moments, moments, newest
@@ -56,7 +57,7 @@ class Reader(NamedTuple):
                 q, k = rotary.rotate(q, position), rotary.rotate(k, position)
             return None, self.whole(q, k, v, self.here, logit_bias, params, self.window)
         valid = self.here.valid[:, 0]
-        keys, values = push(memory[0], k, valid), push(memory[1], v, valid)
+        keys, values = push(memory[0], k, valid), push(memory[1], v, valid)  # float32, of any precision
         turned = rotary.rotate(keys, np.arange(1 - self.window, 1)) if self.rotary else keys
         mask, bias = newest(self.here, self.there, logit_bias, params)
         return (keys, values), self.one(q[:, None], turned, values, mask, bias)[:, 0]
@@ -83,15 +84,15 @@ class AttentionLayer(nn.Module):
         """Without a memory x is (B, L, D), the parallel form; with one x is (B, D), the step form."""
         shape, d = x.shape, x.shape[-1]
         x = x.reshape(-1, d)  # XLA on CPU multiplies and fuses (N, D) up to twice as fast as (B, L, D)
-        qkv = nn.Dense(3 * d, name="qkv")(nn.LayerNorm(name="norm")(x))
+        qkv = Dense(3 * d, name="qkv")(LayerNorm(name="norm")(x))
         q, k, v = jnp.split(qkv.reshape(*shape[:-1], 3 * self.heads, d // self.heads), 3, axis=-2)
         params = {} if self.bias is None else self.bias(self.heads)
         if self.positions == "learned":
             params["lag"] = self.param("lag_bias", nn.initializers.zeros, (self.heads, self.window))
         memory, mixed = read(q, k, v, params, memory)
-        x = x + Dropout(self.dropout)(nn.Dense(d, name="out")(mixed.reshape(x.shape)), train)
-        y = nn.Dense(self.expansion * d, name="up")(nn.LayerNorm(name="feed_norm")(x))
-        x = x + Dropout(self.dropout)(nn.Dense(d, name="down")(nn.gelu(y)), train)
+        x = x + Dropout(self.dropout)(Dense(d, name="out")(mixed.reshape(x.shape)), train)
+        y = Dense(self.expansion * d, name="up")(LayerNorm(name="feed_norm")(x))
+        x = x + Dropout(self.dropout)(Dense(d, name="down")(nn.gelu(y)), train)
         return memory, x.reshape(shape)
 
 
@@ -150,7 +151,7 @@ class Windowed(Interest):
             memory, x = self.layer(f"layer_{i}")(x, read, train, memory)
             following.append(memory)
         state = None if state is None else state._replace(layers=tuple(following))
-        return state, nn.LayerNorm(name="norm")(x)
+        return state, LayerNorm(name="norm")(x)
 
     def _read(self, time: jax.Array, place: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
         """Time and place, where the bias reads them."""

@@ -28,7 +28,7 @@ class GRULayer(nn.Module):
         b_hidden = self.param("b_hidden", nn.initializers.zeros, (d,))
         run = recurrence.gru if x.ndim == 3 else recurrence.gru_step
         h, y = run(projected, h, valid, w_hidden, b_hidden, write)
-        return h, x + y
+        return h, x + y.astype(x.dtype)
 
 
 class GRU(Recurrent):

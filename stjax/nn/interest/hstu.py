@@ -9,6 +9,7 @@ from flax import linen as nn
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.attention import KeysValues, Reader, Windowed
 from stjax.nn.interest.bias import SpatioTemporalBias
+from stjax.nn.layers import Dense, LayerNorm
 from stjax.ops import attention, pointwise
 from stjax.ops.moments import Moments
 
@@ -28,14 +29,14 @@ class HSTULayer(nn.Module):
         """Without a memory x is (B, L, D), the parallel form; with one x is (B, D), the step form."""
         shape, d = x.shape, x.shape[-1]
         x = x.reshape(-1, d)
-        uvqk = nn.silu(nn.Dense(4 * d, name="uvqk")(nn.LayerNorm(name="norm")(x)))
+        uvqk = nn.silu(Dense(4 * d, name="uvqk")(LayerNorm(name="norm")(x)))
         u, vqk = uvqk[:, :d], uvqk[:, d:]
         v, q, k = jnp.split(vqk.reshape(*shape[:-1], 3 * self.heads, d // self.heads), 3, axis=-2)
         params = {} if self.bias is None else self.bias(self.heads)
         params["lag"] = self.param("lag_bias", nn.initializers.zeros, (self.heads, self.window))
         memory, mixed = read(q, k, v, params, memory)
-        y = nn.LayerNorm(name="mixed_norm")(mixed.reshape(x.shape)) * u
-        x = x + nn.Dense(d, name="out")(Dropout(self.dropout)(y, train))
+        y = LayerNorm(name="mixed_norm")(mixed.reshape(x.shape)) * u
+        x = x + Dense(d, name="out")(Dropout(self.dropout)(y, train))
         return memory, x.reshape(shape)
 
 

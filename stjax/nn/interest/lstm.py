@@ -29,7 +29,7 @@ class LSTMLayer(nn.Module):
         w_hidden = self.param("w_hidden", nn.initializers.orthogonal(), (d, 4 * d))
         run = recurrence.lstm if x.ndim == 3 else recurrence.lstm_step
         state, y = run(projected, state, valid, w_hidden, write)
-        return state, x + y
+        return state, x + y.astype(x.dtype)
 
 
 class LSTM(Recurrent):

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Interest
+from stjax.nn.layers import Dense
 
 State = tuple[jax.Array, jax.Array]
 
@@ -33,7 +34,7 @@ class Mean(Interest):
         """x (B, L, D) is the parallel form, x (B, D) the step form."""
         total, count = state
         valid = valid.astype(jnp.float32)
-        hidden = valid[..., None] * nn.gelu(nn.Dense(x.shape[-1], name="inside")(x))
+        hidden = valid[..., None] * nn.gelu(Dense(x.shape[-1], float32="result", name="inside")(x))
         if x.ndim == 3:
             total, count = (
                 total[:, None] + jnp.cumsum(hidden, axis=1),
@@ -42,4 +43,4 @@ class Mean(Interest):
         else:
             total, count = total + hidden, count + valid
         mean = total / jnp.maximum(count, 1.0)[..., None]
-        return (total, count), nn.Dense(x.shape[-1], name="outside")(mean)
+        return (total, count), Dense(x.shape[-1], name="outside")(mean)

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.last import Last
+from stjax.nn.layers import Dense
 from stjax.ops import gaps
 from stjax.ops.sequence import select, shift
 
@@ -58,12 +59,12 @@ class GapGates(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, features: Sequence[jax.Array]) -> jax.Array:
         """x: (N, D). features: (N, 2) of each gate, in order. Returns (N, D), 0..1, how much to write."""
-        write = jnp.ones_like(x)
+        write = jnp.ones(x.shape)
         for name, feature in zip(self.gates, features, strict=True):
-            inner = nn.sigmoid(nn.Dense(x.shape[-1], name=f"{name}_gap")(feature))
+            inner = nn.sigmoid(Dense(x.shape[-1], float32="product", name=f"{name}_gap")(feature))
             # Open at first: the layer starts as one without gates.
             open_bias = nn.initializers.constant(2.0)
-            own = nn.Dense(x.shape[-1], bias_init=open_bias, name=f"{name}_input")(x)
+            own = Dense(x.shape[-1], bias_init=open_bias, float32="result", name=f"{name}_input")(x)
             write = write * nn.sigmoid(own + inner)
         return write
 

@@ -12,6 +12,8 @@ from stjax.events import Events
 from stjax.nn.base import Interest, State
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.movement import Before, GapGates, GateName, gate_features
+from stjax.nn.layers import Dense, LayerNorm
+from stjax.nn.precision import compute
 
 
 def project(
@@ -27,17 +29,17 @@ def project(
     elapsed time and distance.
 
     x: (..., D). features: (..., 2) of each gate. count: sums of the cell. bias_init: of the sums. Returns
-    (..., count * D), and how much to write, (..., D), None without gates.
+    (..., count * D), and how much to write, float32 (..., D), None without gates.
     """
     d = x.shape[-1]
-    rows = nn.LayerNorm(name="norm")(x.reshape(-1, d))
-    projected = nn.Dense(count * d, bias_init=bias_init, name="input")(rows)
+    rows = LayerNorm(name="norm")(x.reshape(-1, d))
+    projected = Dense(count * d, bias_init=bias_init, name="input")(rows)
     if not gates:
         return projected.reshape(*x.shape[:-1], -1), None
     flat = [f.reshape(-1, f.shape[-1]) for f in features]
-    sums = nn.Dense(count * d, use_bias=False, name="gap")(jnp.concatenate(flat, axis=-1))
+    sums = Dense(count * d, use_bias=False, float32="product", name="gap")(jnp.concatenate(flat, axis=-1))
     write = GapGates(gates, name="gates")(rows, flat)
-    return (projected + sums).reshape(*x.shape[:-1], -1), write.reshape(x.shape)
+    return (projected + compute(sums)).reshape(*x.shape[:-1], -1), write.reshape(x.shape)
 
 
 class Recurrent(Interest):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,8 @@ from stjax.events import Events
 from stjax.nn.base import Interest, State
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.movement import Before
+from stjax.nn.layers import Dense, LayerNorm
+from stjax.nn.precision import compute
 from stjax.ops import gaps
 from stjax.ops import time as ops
 from stjax.ops.recurrence import linear_recurrence
@@ -51,19 +55,20 @@ class StateSpaceLayer(nn.Module):
         """x (B, L, D) is the parallel form, x (B, D) the step form; state: (B, 2N), real then imaginary."""
         shape, d, n = x.shape, x.shape[-1], self.modes
         x = x.reshape(-1, d)
-        u = nn.LayerNorm(name="norm")(x)
+        u = LayerNorm(name="norm")(x)
         moved = gaps.distance_features(gap).reshape(-1, 2)
+        far = partial(Dense, float32="product")
         taus, frequencies, runs = initial_modes(n, self.shortest, self.longest)
 
         # A run of r events: softplus(bias) = 1 / r.
         forget_bias = nn.initializers.constant(np.log(np.expm1(1 / runs)).astype(np.float32))
         count_rate = nn.softplus(
-            nn.Dense(n, bias_init=forget_bias, name="forget")(u)
-            + nn.Dense(n, use_bias=False, kernel_init=nn.initializers.zeros, name="forget_distance")(moved)
+            Dense(n, bias_init=forget_bias, float32="result", name="forget")(u)
+            + far(n, use_bias=False, kernel_init=nn.initializers.zeros, name="forget_distance")(moved)
         )
         write = nn.sigmoid(
-            nn.Dense(n, bias_init=nn.initializers.constant(2.0), name="write")(u)
-            + nn.Dense(n, use_bias=False, kernel_init=nn.initializers.zeros, name="write_distance")(moved)
+            Dense(n, bias_init=nn.initializers.constant(2.0), float32="result", name="write")(u)
+            + far(n, use_bias=False, kernel_init=nn.initializers.zeros, name="write_distance")(moved)
         )
 
         log_rate = self.param("log_rate", nn.initializers.constant(-np.log(taus).astype(np.float32)), (n,))
@@ -77,15 +82,16 @@ class StateSpaceLayer(nn.Module):
         )
         write = write * jnp.exp(log_gain)
         own = jax.lax.complex(
-            write * nn.Dense(n, name="input_real")(u), write * nn.Dense(n, name="input_imaginary")(u)
+            write * Dense(n, float32="result", name="input_real")(u),
+            write * Dense(n, float32="result", name="input_imaginary")(u),
         ).reshape(*shape[:-1], n)
         state, h = _recur(decay, own, valid, state)
 
-        y = nn.Dense(d, name="output")(h.reshape(-1, 2 * n))
-        y = y + self.param("skip", nn.initializers.ones, (d,)) * u
-        x = x + Dropout(self.dropout)(y * nn.sigmoid(nn.Dense(d, name="gate")(u)), train)
-        y = nn.Dense(self.expansion * d, name="up")(nn.LayerNorm(name="feed_norm")(x))
-        x = x + Dropout(self.dropout)(nn.Dense(d, name="down")(nn.gelu(y)), train)
+        y = Dense(d, name="output")(h.reshape(-1, 2 * n))
+        y = y + compute(self.param("skip", nn.initializers.ones, (d,))) * u
+        x = x + Dropout(self.dropout)(y * nn.sigmoid(Dense(d, name="gate")(u)), train)
+        y = Dense(self.expansion * d, name="up")(LayerNorm(name="feed_norm")(x))
+        x = x + Dropout(self.dropout)(Dense(d, name="down")(nn.gelu(y)), train)
         return state, x.reshape(shape)
 
 
@@ -130,7 +136,7 @@ class StateSpace(Interest):
             )
             h, x = layer(x, gap, events.valid, train, h)
             following.append(h)
-        return tuple(following), nn.LayerNorm(name="norm")(x)
+        return tuple(following), LayerNorm(name="norm")(x)
 
 
 def mode_decay(seconds: jax.Array, rate: jax.Array, frequency: jax.Array, count_rate: jax.Array) -> jax.Array:

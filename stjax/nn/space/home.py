@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.layers import Dense
 from stjax.nn.space.movement import faded
 from stjax.nn.space.place import DISTANCE_BUCKETS, event_place
 from stjax.ops import geo, sequence
@@ -74,4 +75,6 @@ class HomeEmbed(Encoder):
         numbers = 0.2 * jnp.stack([jnp.log1p(km), jnp.log1p(radius)], axis=-1)
         # One product; the columns of ones are rows of a table.
         x = jnp.concatenate([jax.nn.one_hot(bucket, DISTANCE_BUCKETS + 2), numbers, way], axis=-1)
-        return nn.Dense(self.features)(x.reshape(-1, x.shape[-1])).reshape(*km.shape, self.features)
+        return Dense(self.features, float32="product")(x.reshape(-1, x.shape[-1])).reshape(
+            *km.shape, self.features
+        )

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.layers import Dense
 from stjax.nn.space.place import DISTANCE_BUCKETS, event_place, last_known_at
 from stjax.ops import gaps, geo, sequence
 from stjax.ops import time as ops
@@ -36,7 +37,9 @@ class MovementEmbed(Encoder):
         # One product; the columns of ones are rows of a table.
         table = jax.nn.one_hot(bucket, DISTANCE_BUCKETS + 1)
         x = jnp.concatenate([table, jnp.stack(numbers, axis=-1), way], axis=-1)
-        return nn.Dense(self.features)(x.reshape(-1, x.shape[-1])).reshape(*km.shape, self.features)
+        return Dense(self.features, float32="product")(x.reshape(-1, x.shape[-1])).reshape(
+            *km.shape, self.features
+        )
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         place = event_place(events, catalogue)

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.layers import Dense
 from stjax.ops import geo, sequence
 from stjax.ops.harmonics import real_harmonics
 
@@ -38,7 +39,8 @@ class PlaceEmbed(nn.Module):
     @nn.compact
     def __call__(self, place: jax.Array) -> jax.Array:
         waves = self._encode(geo.fill(place).reshape(-1, 2))
-        x = nn.Dense(self.features)(nn.gelu(nn.Dense(2 * self.features)(waves)))
+        x = nn.gelu(Dense(2 * self.features)(waves))
+        x = Dense(self.features, float32="result")(x)
         missing = self.param("missing", nn.initializers.normal(0.02), (self.features,))
         return jnp.where(geo.known(place)[..., None], x.reshape(*place.shape[:-1], self.features), missing)
 
@@ -72,7 +74,7 @@ class SpaceEmbed(Encoder):
             self.features, self.scales, self.shortest_km, self.longest_km, self.encoding, self.degree
         )
         self.bucket = nn.Embed(DISTANCE_BUCKETS + 1, self.features)
-        self.project = nn.Dense(self.features)
+        self.project = Dense(self.features, float32="product")
 
     def embed(self, place: jax.Array, before: jax.Array) -> jax.Array:
         """Features of places, and the place before; either may be unknown (NaN)."""

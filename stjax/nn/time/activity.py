@@ -9,6 +9,7 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
 from stjax.nn.last import Last
+from stjax.nn.layers import Dense
 from stjax.ops import rhythm
 from stjax.ops import time as ops
 from stjax.ops.recurrence import linear_recurrence
@@ -45,7 +46,7 @@ class WindowCounts(Encoder):
         if self.at_most < 1:
             raise ValueError(f"at_most={self.at_most} must be at least 1")
         scaled = jnp.log1p(counts.astype(jnp.float32)) / jnp.log1p(jnp.float32(self.at_most))
-        return nn.Dense(self.features, name="project")(scaled)
+        return Dense(self.features, float32="product", name="project")(scaled)
 
 
 class DecayedCounts(Encoder):
@@ -72,4 +73,4 @@ class DecayedCounts(Encoder):
 
     @nn.compact
     def _see(self, counts: jax.Array) -> jax.Array:
-        return nn.Dense(self.features, name="project")(jnp.log1p(counts))
+        return Dense(self.features, float32="product", name="project")(jnp.log1p(counts))

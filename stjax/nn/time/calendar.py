@@ -9,6 +9,7 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
 from stjax.nn.last import Last
+from stjax.nn.layers import Dense
 from stjax.ops import time as ops
 
 
@@ -33,7 +34,7 @@ class TimeEmbed(Encoder):
         self.hour = nn.Embed(24, self.features)
         self.weekday = nn.Embed(7, self.features)
         self.gap = nn.Embed(self.gap_buckets + 1, self.features)
-        self.project = nn.Dense(self.features)
+        self.project = Dense(self.features, float32="product")
         if self.minute_of_day:
             self.minutes = nn.Embed(1_440, self.features)
         if self.day_of_month:

@@ -9,6 +9,7 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
 from stjax.nn.last import Last
+from stjax.nn.layers import Dense
 from stjax.ops import rhythm
 from stjax.ops import time as ops
 
@@ -48,4 +49,4 @@ class GapEmbed(Encoder):
         scaled = jnp.where(exists, ops.scaled_gap(gap, smallest, self.clip), self.clip + 1)
         x = nn.Embed(self.buckets + 1, self.features, name="bucket")(bucket)
         x = x + nn.Embed(self.clip + 2, self.features, name="scaled")(scaled)
-        return x + nn.Dense(self.features, name="project")(ops.log_gap(gap)[..., None])
+        return x + Dense(self.features, float32="product", name="project")(ops.log_gap(gap)[..., None])

@@ -9,6 +9,7 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
 from stjax.nn.last import Last
+from stjax.nn.layers import Dense
 from stjax.ops import rhythm
 from stjax.ops import time as ops
 from stjax.ops.recurrence import linear_recurrence
@@ -56,6 +57,8 @@ class RhythmEmbed(Encoder):
     def _see(self, past: jax.Array, now: jax.Array, faded: jax.Array, exists: jax.Array) -> jax.Array:
         count = jnp.log1p(faded * past[..., :1])
         spectrum = rhythm.spectrum(past, now)
-        x = nn.Dense(self.features, name="project")(jnp.concatenate([count, spectrum], axis=-1))
+        x = Dense(self.features, float32="product", name="project")(
+            jnp.concatenate([count, spectrum], axis=-1)
+        )
         first = self.param("first", nn.initializers.normal(0.02), (self.features,))
         return jnp.where(exists[..., None], x, first)
