@@ -115,3 +115,21 @@ def test_the_precision_of_one_model_does_not_reach_another() -> None:
     with pytest.raises(Exception):  # noqa: B017
         low.apply(variables, None, catalogue, method="loss")
     assert compute_dtype() == jnp.float32
+
+
+def test_bfloat16_keeps_less_for_the_backward_pass() -> None:
+    """Bytes of all that the backward pass is given, parameters and inputs included; nothing runs."""
+    batch, catalogue = random_batch(7, 37)
+
+    def kept(model: Recommender) -> int:
+        init = partial(model.init, method="loss")
+        variables = jax.eval_shape(init, jax.random.key(0), batch, catalogue)
+
+        def pull(variables):
+            return jax.vjp(lambda v: model.apply(v, batch, catalogue, method="loss")[0], variables)[1]
+
+        return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(pull, variables)))
+
+    low, high = (kept(build("attention", precision=name)) for name in ("bfloat16", "float32"))
+    print(low / high)
+    assert low < 0.75 * high

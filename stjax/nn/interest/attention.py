@@ -15,6 +15,7 @@ from stjax.nn.base import Interest
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.nn.layers import Dense, LayerNorm
+from stjax.nn.remat import recomputed
 from stjax.ops import attention, blocked, rotary
 from stjax.ops.bias import Parameters, logit_bias
 from stjax.ops.moments import Moments, moments, newest
@@ -100,6 +101,7 @@ class Windowed(Interest):
     """A stack of layers that each read the last `window` events; subclasses say what a layer is.
 
     bias: adds to the logits what time gaps and distances say, with parameters of its own in each layer.
+    remat: whether layers are computed again in the backward pass, see `stjax.nn.remat`.
     """
 
     layers: int = 2
@@ -107,6 +109,7 @@ class Windowed(Interest):
     window: int = 256
     dropout: float = 0.2
     bias: SpatioTemporalBias | None = None
+    remat: bool = False
 
     def layer(self, name: str) -> nn.Module:
         """A layer of that name, called as `AttentionLayer` is."""
@@ -148,7 +151,7 @@ class Windowed(Interest):
             state = WindowState(state.layers, *past)
         following = []
         for i, memory in enumerate(memories):
-            memory, x = self.layer(f"layer_{i}")(x, read, train, memory)
+            memory, x = recomputed(self.layer(f"layer_{i}"), self.remat, x, read, train, memory)
             following.append(memory)
         state = None if state is None else state._replace(layers=tuple(following))
         return state, LayerNorm(name="norm")(x)

@@ -14,6 +14,7 @@ from stjax.nn.dropout import Dropout
 from stjax.nn.interest.movement import Before, GapGates, GateName, gate_features
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.precision import compute
+from stjax.nn.remat import recomputed
 
 
 def project(
@@ -48,11 +49,13 @@ class Recurrent(Interest):
     State: what the layer keeps, and with gates the time and place of the last event, once for the stack.
 
     gates: "time", "distance" or both: gates that read the log gap and the log distance from the event before.
+    remat: whether layers are computed again in the backward pass, see `stjax.nn.remat`.
     """
 
     layers: int = 1
     dropout: float = 0.0
     gates: tuple[GateName, ...] = ()
+    remat: bool = False
 
     def layer(self, name: str) -> Callable[..., tuple[State, jax.Array]]:
         """A module that takes x, valid, its state and gap features, and returns its state and outputs."""
@@ -84,7 +87,7 @@ class Recurrent(Interest):
         features = gate_features(before.gap(events), self.gates) if self.gates else ()
         following = []
         for i, h in enumerate(hidden):
-            h, x = self.layer(f"layer_{i}")(x, events.valid, h, features)
+            h, x = recomputed(self.layer(f"layer_{i}"), self.remat, x, events.valid, h, features)
             x = Dropout(self.dropout)(x, train)
             following.append(h)
         return tuple(following), x

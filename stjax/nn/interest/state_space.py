@@ -15,6 +15,7 @@ from stjax.nn.dropout import Dropout
 from stjax.nn.interest.movement import Before
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.precision import compute
+from stjax.nn.remat import recomputed
 from stjax.ops import gaps
 from stjax.ops import time as ops
 from stjax.ops.recurrence import linear_recurrence
@@ -99,7 +100,7 @@ class StateSpace(Interest):
     """A stack of state space layers. State: 2N floats a layer, and the time and place of the last event.
 
     modes: N. expansion: of the feed-forward network. shortest, longest: seconds, the time constants that new
-    modes spread over.
+    modes spread over. remat: whether layers are computed again in the backward pass, see `stjax.nn.remat`.
     """
 
     layers: int = 2
@@ -108,6 +109,7 @@ class StateSpace(Interest):
     dropout: float = 0.2
     shortest: int = 10 * ops.MINUTE
     longest: int = 90 * ops.DAY
+    remat: bool = False
 
     def __call__(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
         return self._stack(Before.of(events), self._empty(x.shape[0]), x, events, train)[1]
@@ -134,7 +136,7 @@ class StateSpace(Interest):
             layer = StateSpaceLayer(
                 self.modes, self.expansion, self.dropout, self.shortest, self.longest, name=f"layer_{i}"
             )
-            h, x = layer(x, gap, events.valid, train, h)
+            h, x = recomputed(layer, self.remat, x, gap, events.valid, train, h)
             following.append(h)
         return tuple(following), LayerNorm(name="norm")(x)
 
