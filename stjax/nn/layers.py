@@ -12,9 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.nn.precision import compute, compute_dtype
+from stjax.ops.norm import layer_norm
 from stjax.ops.product import product
-
-EPSILON = 1e-6
 
 
 class Dense(nn.Module):
@@ -52,7 +51,4 @@ class LayerNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        x = x.astype(jnp.float32)
-        mean = x.mean(axis=-1, keepdims=True)
-        variance = jnp.maximum((x * x).mean(axis=-1, keepdims=True) - mean * mean, 0.0)
-        return compute((x - mean) * (jax.lax.rsqrt(variance + EPSILON) * scale) + bias)
+        return compute(layer_norm(x, scale, bias))
