@@ -1,6 +1,7 @@
 """Steps on tables of items of growing size: time, and bytes that the compiled step moves and holds.
 
     python -m benchmarks.tables [--items 10000 100000 1000000 10000000] [--dense 1000000]
+    python -m benchmarks.tables --items 1000000 --compression none hashed quotient     items that share rows
 
 The training step of a GRU on 32 sequences of 50 events with 256 sampled negatives, D=16, as `train.py`
 makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw" all of them
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import os
 import time
@@ -36,18 +38,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--items", type=int, nargs="+", default=[10**k for k in (4, 5, 6, 7)])
     parser.add_argument("--dense", type=int, default=10**6, help="largest table that adamw is measured on")
+    parser.add_argument("--compression", nargs="+", default=["none"], help="of ItemEmbed, with its rows")
     parser.add_argument("--steps", type=int, default=100)
     args = parser.parse_args()
-    for tables in ("adagrad", "lazy", "adamw"):
+    for tables, compression in itertools.product(("adagrad", "lazy", "adamw"), args.compression):
         for items in args.items:
             if tables != "adamw" or items <= args.dense:
-                measure(tables, items, args.steps)
+                measure(tables, items, args.steps, compression)
                 gc.collect()
 
 
-def measure(tables: Any, items: int, steps: int) -> None:
+def measure(tables: Any, items: int, steps: int, compression: Any = "none") -> None:
     model = Recommender(
-        items=ItemEmbed(FEATURES),
+        items=ItemEmbed(FEATURES, compression=compression),
         encoders={"time": TimeEmbed(FEATURES)},
         fusion=ConcatFusion(FEATURES),
         interest=GRU(),
@@ -79,6 +82,7 @@ def measure(tables: Any, items: int, steps: int) -> None:
     line = {
         "benchmark": "tables",
         "tables": tables,
+        "compression": compression,
         "items": items,
         "milliseconds": round(1e3 * float(np.median(times[3:])), 3),
         "touched_bytes": touched,

@@ -173,6 +173,8 @@ class Catalogue:
     schema: static; modules read the sizes of their embedding tables from it.
     count: int32 scalar, how many of the rows are in use, where a server has reserved rows for items that
     training has not seen: then there are V > schema.items rows. Otherwise None.
+    item_ids, user_ids: int32 (V,) and (schema.users,), whose rows these are, where a step has taken a few out
+    of a larger catalogue. Otherwise None: row k is that of id k.
     """
 
     place: Array
@@ -180,6 +182,8 @@ class Catalogue:
     items: Attributes = field(default_factory=Attributes)
     users: Attributes = field(default_factory=Attributes)
     count: Array | None = None
+    item_ids: Array | None = None
+    user_ids: Array | None = None
 
 
 @jax.tree_util.register_dataclass

@@ -14,7 +14,7 @@ import pytest
 
 from stjax.errors import ConfigError
 from stjax.events import FIRST
-from stjax.nn import GBCE, FullSoftmax, InBatch, Objective, SampledSoftmax
+from stjax.nn import GBCE, FullSoftmax, InBatch, ItemEmbed, Objective, SampledSoftmax, UserEmbed
 from stjax.ops import sampling
 from stjax.training import Experiment, Optimizer, Sharding
 from stjax.training.optimizer import learning_rate, make_optimizer, scale_by_row_adagrad
@@ -88,6 +88,27 @@ def test_adagrad_of_rows_is_adagrad_of_tables(folder: Path, objective: Objective
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours, theirs)
     for name in TABLES:
         assert np.abs(table(ours.params, name) - table(before, name)).max() > 1e-4, name
+
+
+def test_rows_that_ids_share_are_those_of_all_ids(folder: Path) -> None:
+    """With `optimizer.tables`, a step counts ids anew; the rows that they share are those of the ids."""
+    made = experiment(folder, SampledSoftmax(5), tables="adagrad", tables_rate=0.1)
+    model = made.model.clone(
+        items=ItemEmbed(16, attributes=False, place=False, compression="quotient", rows=7),
+        encoders={"user": UserEmbed(16, attributes=False, compression="hashed", rows=17)},
+    )
+    setup = Setup.of(dataclasses.replace(made, model=model))
+    dense = dense_step(setup)
+    ours, theirs = setup.initial(), setup.initial()
+    before = jax.device_get(ours.params)
+    for k in range(3):
+        theirs, expected = dense(setup.key, theirs, setup.batches[k], setup.catalogue)
+        ours, found = setup.step(setup.key, ours, setup.batches[k], setup.catalogue)
+        np.testing.assert_allclose(found["loss"], expected["loss"], rtol=1e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), ours.params, theirs.params)
+    for path in ("items/quotient", "items/remainder", "encoders_user/users/hashed"):
+        moved = table(ours.params, path + "/embedding") - table(before, path + "/embedding")
+        assert np.abs(moved).max() > 1e-3, path
 
 
 def test_only_rows_of_the_batch_change(folder: Path) -> None:

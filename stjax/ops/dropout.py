@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from stjax.ops.hashing import mix
+
 
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     """Zero a share of the values and scale the others so that the mean stays (Srivastava et al., 2014).
@@ -22,19 +24,13 @@ def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """Uniform uint32 of a shape: a hash of (key, position).
+    """Uniform uint32 of a shape: the hash of (key, position) by `stjax.ops.hashing.mix`.
 
-    The mixer is lowbias32 (Wellons, Prospecting for Hash Functions, 2018). Its second word of the key enters
-    between the rounds, so that no two keys give the same bits in another order. Not for cryptography, and
-    arrays of more than 2^32 values repeat themselves.
+    Not for cryptography, and arrays of more than 2^32 values repeat themselves.
     """
     before, between = jax.random.bits(key, (2,), jnp.uint32)
     x = jnp.zeros(shape, jnp.uint32)
     for axis in range(len(shape)):
         stride = np.uint32(math.prod(shape[axis + 1 :]) % 2**32)
         x = x + jax.lax.broadcasted_iota(jnp.uint32, shape, axis) * stride
-    x = x ^ before
-    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    x = x + between
-    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return x ^ (x >> np.uint32(16))
+    return mix(x, before, between)

@@ -4,7 +4,8 @@ A batch names a few thousand items of a catalogue of any size. Their rows, and w
 taken out as a small catalogue of its own, in which the ids of the batch are counted anew; model and optimizer
 run on that as they would on the whole, and the rows are put back in place. So the cost of a step does not
 depend on the number of items or users, and no array of their number is made. It is exact where an untouched
-row would stay as it is: for row-wise Adagrad. Adam's moments rest while a row is not read ("lazy").
+row would stay as it is: for row-wise Adagrad. Adam's moments rest while a row is not read ("lazy"). Tables of
+which ids share the rows (`compression`) are small: all of them is updated, as all else.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class Rows:
             items=jax.tree.map(some(self.item), catalogue.items),
             users=jax.tree.map(some(self.user), catalogue.users),
             schema=dataclasses.replace(catalogue.schema, **small),
+            item_ids=self.item,  # where vectors are made of the ids themselves, whatever their rows here
+            user_ids=self.user,
         )
 
     def variables(self) -> dict[str, Any]:

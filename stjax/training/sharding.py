@@ -162,7 +162,8 @@ class Layout:
                 names = " x ".join(repr(axis) for axis in together)
                 raise ConfigError(
                     f"{where}: {shape[k]} rows or columns cannot be shared by the {size} devices of {names};"
-                    f" for a table of items or users set sharding.rows_multiple {size}"
+                    f" for a table of items or users set sharding.rows_multiple {size}, and where they"
+                    f" share rows (compression) give a multiple of {size} as rows"
                 )
         return PartitionSpec(*axes)
 

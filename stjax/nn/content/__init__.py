@@ -1,6 +1,7 @@
 """Content: items with their attributes, the context fields of events, and users."""
 
 from stjax.nn.content.attributes import AttributeEmbed
+from stjax.nn.content.compression import CompressedEmbed
 from stjax.nn.content.context import ContextEmbed
 from stjax.nn.content.items import ItemEmbed
 from stjax.nn.content.profile import ProfileEmbed
@@ -9,6 +10,7 @@ from stjax.nn.content.values import MultiEmbed, NumericEmbed, VectorEmbed, vocab
 
 __all__ = [
     "AttributeEmbed",
+    "CompressedEmbed",
     "ContextEmbed",
     "ItemEmbed",
     "MultiEmbed",

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import UNSEEN, Catalogue
 from stjax.nn.content.attributes import AttributeEmbed
+from stjax.nn.content.compression import CompressedEmbed, Compression
 from stjax.nn.content.values import vocabulary_init
 from stjax.nn.space import PlaceEmbed
 
@@ -20,17 +21,29 @@ class ItemEmbed(nn.Module):
     schema.items) has the row UNSEEN of the table, and so only its fields and place.
 
     attributes: whether the item fields are read. place: whether the place is.
+    compression: "none", a row for each item; or the rows that items share (`CompressedEmbed`): "hashed" or
+    "quotient", in tables of `rows` rows; functions: of "hashed". The vectors of all items are then made from
+    them at each call, (V, D), by as many gathers as an item has rows, and scattered back for the gradient.
     """
 
     features: int = 64
     attributes: bool = True
     place: bool = True
+    compression: Compression = "none"
+    rows: int = 16_384
+    functions: int = 2
 
     @nn.compact
     def __call__(self, catalogue: Catalogue) -> jax.Array:
         """The vectors of all items: (V, D)."""
         schema = catalogue.schema
-        table = self.param("table", vocabulary_init, (schema.item_rows, self.features))[: schema.items]
+        if self.compression == "none":
+            table = self.param("table", vocabulary_init, (schema.item_rows, self.features))[: schema.items]
+        else:
+            shared = CompressedEmbed(self.features, self.compression, self.rows, self.functions)
+            nn.share_scope(self, shared)
+            ids = catalogue.item_ids
+            table = shared(jnp.arange(schema.items), schema.items) if ids is None else shared(ids, 0)
         if more := catalogue.place.shape[0] - schema.items:
             unseen = jnp.broadcast_to(table[UNSEEN], (more, self.features))
             table = jnp.concatenate([table, unseen])

@@ -9,6 +9,7 @@ from flax import linen as nn
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder
 from stjax.nn.content.attributes import AttributeEmbed
+from stjax.nn.content.compression import CompressedEmbed, Compression
 from stjax.nn.content.values import vocabulary_init
 
 
@@ -19,11 +20,16 @@ class UserEmbed(Encoder):
     its first event says whose, and one vector a sequence is computed.
 
     ids: whether each user has a row. attributes: whether the user fields are read.
+    compression: "none", a row for each user; or the rows that users share (`CompressedEmbed`): "hashed" or
+    "quotient", in tables of `rows` rows; functions: of "hashed". Raises ValueError where it is of no ids.
     """
 
     features: int = 32
     attributes: bool = True
     ids: bool = True
+    compression: Compression = "none"
+    rows: int = 16_384
+    functions: int = 2
 
     @nn.compact
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
@@ -32,9 +38,18 @@ class UserEmbed(Encoder):
             user = user[..., :1]
         x = jnp.zeros((*user.shape, self.features))
         if self.ids:
-            table = nn.Embed(schema.user_rows, self.features, embedding_init=vocabulary_init, name="users")
-            x = x + table(user)
+            x = x + self._ids(user, catalogue)
+        elif self.compression != "none":
+            raise ValueError(f"compression={self.compression!r} is of user ids: set ids=True, or 'none'")
         if self.attributes:
             own = jax.tree.map(lambda values: jnp.asarray(values)[user], catalogue.users)
             x = AttributeEmbed(self.features)(x, schema, "user", own)
         return jnp.broadcast_to(x, (*events.user.shape, self.features))
+
+    def _ids(self, user: jax.Array, catalogue: Catalogue) -> jax.Array:
+        schema, ids = catalogue.schema, catalogue.user_ids
+        if self.compression == "none":
+            table = nn.Embed(schema.user_rows, self.features, embedding_init=vocabulary_init, name="users")
+            return table(user)
+        shared = CompressedEmbed(self.features, self.compression, self.rows, self.functions, name="users")
+        return shared(user, schema.users) if ids is None else shared(ids[user], 0)
