@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from stjax.nn import (
     GRU,
     HSTU,
@@ -72,3 +74,10 @@ INTERESTS: dict[str, Interest] = {
     "hstu-bias": HSTU(layers=1, heads=2, window=WINDOW, bias=BIAS),
     "state-space": StateSpace(layers=1),
 }
+# One of each kind of state; the others are slow.
+SOME_INTERESTS = [
+    pytest.param(
+        name, marks=() if name in ("gru", "attention-rotary-bias", "state-space") else pytest.mark.slow
+    )
+    for name in INTERESTS
+]

@@ -238,6 +238,7 @@ def city_of_new_users(path: Any) -> tuple[Events, Catalogue]:
     )
 
 
+@pytest.mark.slow
 def test_adaptation_helps_users_that_training_has_never_seen(tmp_path: Any) -> None:
     """Meta-trained on 256 users of the city; the loss after 16 events of 128 others, in pairs.
 

@@ -66,7 +66,15 @@ def setting(head: Retrieval):
     return model, random_parameters(model, batch, catalogue, method="loss"), batch, catalogue
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize(
+    "head",
+    # What is in everything is slow.
+    [
+        pytest.param(head, marks=() if name[0] == "e" or "," in name else pytest.mark.slow)
+        for name, head in HEADS.items()
+    ],
+    ids=HEADS,
+)
 def test_forms_agree_and_the_loss_is_of_the_scores(head: Retrieval) -> None:
     model, variables, batch, catalogue = setting(head)
     history, query, _ = questions(batch.events, head.known)

@@ -103,6 +103,7 @@ def test_a_request_whose_time_is_not_known() -> None:
     check(build({"time": TimeEmbed(6)}, ConcatFusion(8), GRU(), head).clone(when=when), by_step=True)
 
 
+@pytest.mark.slow
 def test_an_ensemble() -> None:
     head = Retrieval(known=KNOWN, pointer=Pointer(5, window=WINDOW))
     check(Ensemble(build({"time": TimeEmbed(6)}, ConcatFusion(8), GRU(), head), 2), by_step=True)
@@ -117,6 +118,7 @@ def test_the_matrix_holds_the_whole_library() -> None:
     assert parts == {type(x) for x in (*ENCODERS.values(), *FUSIONS.values(), *INTERESTS.values())}
 
 
+@pytest.mark.slow
 def test_gradients_of_everything_are_finite() -> None:
     head = Retrieval(known=KNOWN, pointer=Pointer(5, window=WINDOW))
     model = build(ENCODERS, FUSIONS["hyper"], INTERESTS["state-space"], head)

@@ -23,7 +23,7 @@ from stjax.nn import (
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.precision import compute_dtype
 from stjax.ops.product import product
-from tests.library import ENCODERS, FUSIONS, INTERESTS, WINDOW
+from tests.library import ENCODERS, FUSIONS, INTERESTS, SOME_INTERESTS, WINDOW
 from tests.models import questions, random_batch, random_parameters, run, run_steps
 from tests.strict import strict
 
@@ -83,7 +83,7 @@ def test_layers_are_those_of_flax() -> None:
         np.testing.assert_allclose(run(ours, variables, x), run(theirs, variables, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("interest", INTERESTS)
+@pytest.mark.parametrize("interest", SOME_INTERESTS)
 def test_bfloat16_answers_nearly_as_float32_does(interest: str) -> None:
     """In all forms, with the same parameters; parameters, states, losses and answers are float32."""
     model, low = build(interest), build(interest, precision="bfloat16")

@@ -100,6 +100,7 @@ def test_two_processes_are_killed_and_go_on_as_one(start: Any, tmp_path: Path) -
     assert first == pytest.approx(second, abs=2e-3)
 
 
+@pytest.mark.slow
 def test_two_processes_end_by_themselves(start: Any, tmp_path: Path) -> None:
     output = finish(start("whole", 2, 1, "--training.epochs", "1"), tmp_path, "whole")
     assert "2 devices of 2 processes: data 2, model 1" in output

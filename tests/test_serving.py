@@ -9,7 +9,7 @@ import pytest
 
 from stjax.nn import Ensemble
 from stjax.serving import Shapes
-from tests.library import ENCODERS, INTERESTS
+from tests.library import ENCODERS, INTERESTS, SOME_INTERESTS
 from tests.serving import ALL, assert_equal, build, delayed, parts, plain, request, start, stream
 
 FEW = Shapes(batches=(3,), chunks=(4,), tops=(ALL,))  # compiling takes most of the time
@@ -26,7 +26,7 @@ def in_calls(events: list, seed: int, most: int = 9) -> list[list]:
     return calls
 
 
-@pytest.mark.parametrize("interest", INTERESTS)
+@pytest.mark.parametrize("interest", SOME_INTERESTS)
 def test_answers_are_those_of_the_forward_pass(interest: str, tmp_path: Path) -> None:
     """Of events that come late, with users who give way to others, before and after a restart."""
     made, lateness = parts(plain(INTERESTS[interest], known=("time", "place", "scene"))), 50_000

@@ -105,7 +105,10 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("lstm", "hstu") else ()) for name in MODELS],
+)
 def test_answers_are_those_of_the_engine(name: str, tmp_path: Path) -> None:
     made = parts(MODELS[name])
     done = export(Trained(name, *made, dataset=None), tmp_path / "export", k=1_000)

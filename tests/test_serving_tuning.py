@@ -41,7 +41,7 @@ def test_it_follows_habits_that_change(tmp_path: Path) -> None:
     made = parts(plain())
     engine = start(made, folder=tmp_path, users=200, capacity=40)
     everything = ("items", "fusion", "interest", "head")
-    settings = {"groups": everything, "epochs": 12, "learning_rate": 0.02}
+    settings = {"groups": everything, "epochs": 18, "learning_rate": 0.02}
     learnt = engine.fine_tune(walks(1, 40, 20, START, 1), **settings)
     assert learnt.swapped and learnt.after > 0.6 > learnt.before
     assert first_right(engine, walks(1, 30, 9, START, 2)) > 0.7
