@@ -196,7 +196,8 @@ class Ranking(nn.Module):
         u = LayerNorm(name="norm_request")(u.reshape(-1, u.shape[-1]))
 
         def each(x: jax.Array) -> jax.Array:
-            return jnp.repeat(x, shape[-1], axis=0)
+            # Repeated in float32, so that the gradient adds up in it.
+            return jnp.repeat(x.astype(jnp.float32), shape[-1], axis=0).astype(x.dtype)
 
         dense, hidden = Dense, self.hidden
         count = partial(Dense, float32="product")

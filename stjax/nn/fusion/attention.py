@@ -51,9 +51,10 @@ def _pool(q: jax.Array, keys: Sequence[jax.Array], values: Sequence[jax.Array], 
     Heads are summed and spread by a product with their 0/1 membership: no sum over a short axis D / H.
     """
     d = q.shape[-1]
-    member = jnp.repeat(jnp.eye(heads, dtype=q.dtype), d // heads, axis=1)  # (H, D)
+    member = jnp.repeat(jnp.eye(heads), d // heads, axis=1)  # (H, D)
     q = q * (d // heads) ** -0.5
     logits = jnp.stack([product("nd,dh->nh", q * k, member.T) for k in keys])  # (M, N, H)
-    weights = jax.nn.softmax(logits, axis=0).astype(q.dtype)
-    mixed = [(w @ member) * v for w, v in zip(weights, values, strict=True)]
+    weights = jax.nn.softmax(logits, axis=0)
+    spread = [product("nh,hd->nd", w, member, q.dtype).astype(q.dtype) for w in weights]
+    mixed = [w * v for w, v in zip(spread, values, strict=True)]
     return jnp.stack(mixed).sum(axis=0)

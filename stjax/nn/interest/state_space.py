@@ -88,8 +88,8 @@ class StateSpaceLayer(nn.Module):
         ).reshape(*shape[:-1], n)
         state, h = _recur(decay, own, valid, state)
 
-        y = Dense(d, name="output")(h.reshape(-1, 2 * n))
-        y = y + compute(self.param("skip", nn.initializers.ones, (d,))) * u
+        y = Dense(d, float32="result", name="output")(h.reshape(-1, 2 * n))
+        y = compute(y + self.param("skip", nn.initializers.ones, (d,)) * u.astype(jnp.float32))
         x = x + Dropout(self.dropout)(y * nn.sigmoid(Dense(d, name="gate")(u)), train)
         y = Dense(self.expansion * d, name="up")(LayerNorm(name="feed_norm")(x))
         x = x + Dropout(self.dropout)(Dense(d, name="down")(nn.gelu(y)), train)
