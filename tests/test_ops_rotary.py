@@ -25,6 +25,15 @@ def test_rotation_is_complex_multiplication() -> None:
             np.testing.assert_allclose(y[:, n, :, i + d // 2], turned.imag, atol=1e-5)
 
 
+def test_positions_that_differ_by_user() -> None:
+    rng = np.random.default_rng(2)
+    x = jnp.asarray(rng.normal(size=(3, 5, 2, 6)), jnp.float32)
+    position, index = -np.arange(7), rng.integers(0, 7, (3, 5))
+    found = rotate(x, position, jnp.asarray(index, jnp.int32))
+    for b in range(3):
+        np.testing.assert_array_equal(found[b : b + 1], rotate(x[b : b + 1], position[index[b]]))
+
+
 def test_products_depend_on_the_lag_alone() -> None:
     rng = np.random.default_rng(1)
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))

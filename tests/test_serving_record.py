@@ -129,6 +129,19 @@ def test_a_folder_of_another_model_is_refused(tmp_path: Path) -> None:
         start(parts(plain(), seed=1), folder=tmp_path)
 
 
+def test_states_of_another_form_are_refused(tmp_path: Path) -> None:
+    """As another version of the model's code may have written them, from the same parameters."""
+    made = parts(plain())
+    with start(made, folder=tmp_path) as engine:
+        engine.observe(rich_stream(5))
+        sequence, arrays, about = engine._take()
+        del arrays["state_000"]
+        assert engine._record is not None
+        engine._record.save(sequence, arrays, about)
+    with pytest.raises(UserError, match=r"states of another form.*begin with an empty folder"):
+        start(made, folder=tmp_path)
+
+
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
     with counting(tmp_path) as engine:
         with pytest.raises(UserError, match=str(os.getpid())):

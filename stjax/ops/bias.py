@@ -20,7 +20,10 @@ def logit_bias(
     """The sum of the terms that `params` has, as `stjax.ops.moments.Bias` describes: a pure function."""
     total = jnp.float32(0)
     if "lag" in params:
-        total += attention.lag_bias(params["lag"], lag)[None]
+        if lag.ndim == 3:
+            total += attention.bucket_bias(params["lag"], jnp.asarray(lag))
+        else:
+            total += attention.lag_bias(params["lag"], lag)[None]
     if seconds is not None and "gap" in params:
         table = params["gap"]
         total += attention.bucket_bias(table, ops.log_bucket(seconds, table.shape[1]))

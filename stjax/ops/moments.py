@@ -7,15 +7,14 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from stjax.ops import geo
 from stjax.ops import time as ops
 
 # (parameters, lag, seconds, km) to logits that broadcast to (B, H, q, k). lag (q, k) int32 is
-# lag[0, 0] + a - b, a NumPy array where it is static. seconds (B, q, k) int32 and km (B, q, k) float32
-# (negative where a place is unknown) are None where `Moments` lacks them. It is hashable and reads no arrays
-# but its arguments.
+# lag[0, 0] + a - b, a NumPy array where it is static; or (B, q, k) int32, any lags of the parameters.
+# seconds (B, q, k) int32 and km (B, q, k) float32 (negative where a place is unknown) are None where
+# `Moments` lacks them. It is hashable and reads no arrays but its arguments.
 Bias = Callable[[Any, Any, jax.Array | None, jax.Array | None], jax.Array]
 
 
@@ -52,8 +51,8 @@ def pair_gaps(here: Moments, there: Moments) -> tuple[jax.Array | None, jax.Arra
     return seconds, km
 
 
-def newest(here: Moments, there: Moments, bias: Bias, params: Any) -> tuple[jax.Array, jax.Array]:
-    """Mask and bias with which an event (B, 1) reads a memory (B, W) that ends with it."""
-    width = there.valid.shape[1]
-    lag = width - 1 - np.arange(width, dtype=np.int32)[None, :]
-    return there.valid[:, None, None, :], bias(params, lag, *pair_gaps(here, there))
+def newest(
+    here: Moments, there: Moments, lag: jax.Array, bias: Bias, params: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Mask and bias with which an event (B, 1) reads a memory (B, W) that holds it; lag: (B, W)."""
+    return there.valid[:, None, None, :], bias(params, lag[:, None], *pair_gaps(here, there))

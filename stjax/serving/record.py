@@ -194,7 +194,13 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
     users.pending = {user: list(some) for user, some in enumerate(rows) if len(some)}
     leaves, structure = jax.tree.flatten(core.slots.states)
     stored = np.flatnonzero(arrays["stored"])
-    saved = [arrays[f"state_{i:03}"].view(leaf.dtype)[stored] for i, leaf in enumerate(leaves)]
+    kept = [arrays[name] for name in sorted(arrays) if name.startswith("state_")]
+    if [x.shape[1:] for x in kept] != [leaf.shape[1:] for leaf in leaves]:
+        raise UserError(
+            "the snapshot holds states of another form, as another version of stjax wrote them: use that"
+            " version, or begin with an empty folder"
+        )
+    saved = [x.view(leaf.dtype)[stored] for x, leaf in zip(kept, leaves, strict=True)]
     core.slots.load(stored, jax.tree.unflatten(structure, saved))
 
 

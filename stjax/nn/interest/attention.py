@@ -19,26 +19,36 @@ from stjax.nn.remat import recomputed
 from stjax.ops import attention, blocked, rotary
 from stjax.ops.bias import Parameters, logit_bias
 from stjax.ops.moments import Moments, moments, newest
-from stjax.ops.sequence import push
+from stjax.ops.ring import advance, write
 
-KeysValues = tuple[jax.Array, jax.Array]  # (B, W, H, D / H) each, newest last
+KeysValues = tuple[jax.Array, jax.Array]  # (B, W, H, D / H) each, a ring
 
 
 class WindowState(NamedTuple):
     """The last `window` events: keys and values a layer; validity, and time and place where a bias reads
-    them, once for all layers."""
+    them, once for all layers. All are rings (`stjax.ops.ring`); following: the row of the next event."""
 
     layers: tuple[KeysValues, ...]
     valid: jax.Array  # (B, W)
     time: jax.Array | None  # (B, W)
     place: jax.Array | None  # (B, W, 2)
+    following: jax.Array  # int32 (B,)
+
+
+class Memory(NamedTuple):
+    """What is known of the rows of all layers: their moments, their lags (B, W) behind the newest event, and
+    the row (B,) that it takes."""
+
+    moments: Moments
+    lag: jax.Array
+    row: jax.Array
 
 
 class Reader(NamedTuple):
     """How a layer reads the past: the whole sequence at once, or the newest event from a memory.
 
     whole: of `stjax.ops.blocked` or `pointwise`. one: its plain form, of `stjax.ops.attention`.
-    here, there: the moments of the events that read, and of those in the memory (None in the parallel form).
+    here: the moments of the events that read. memory: None in the parallel form.
     """
 
     whole: Callable[..., jax.Array]
@@ -46,21 +56,21 @@ class Reader(NamedTuple):
     window: int
     rotary: bool
     here: Moments
-    there: Moments | None
+    memory: Memory | None
 
     def __call__(
-        self, q: jax.Array, k: jax.Array, v: jax.Array, params: Parameters, memory: KeysValues | None
+        self, q: jax.Array, k: jax.Array, v: jax.Array, params: Parameters, kept: KeysValues | None
     ) -> tuple[KeysValues | None, jax.Array]:
         """q, k, v: (B, L, H, D) without a memory, else (B, H, D) of the newest event; so is what is read."""
-        if memory is None or self.there is None:
+        if kept is None or self.memory is None:
             if self.rotary:
                 position = np.arange(q.shape[1])
                 q, k = rotary.rotate(q, position), rotary.rotate(k, position)
             return None, self.whole(q, k, v, self.here, logit_bias, params, self.window)
-        valid = self.here.valid[:, 0]
-        keys, values = push(memory[0], k, valid), push(memory[1], v, valid)  # float32, of any precision
-        turned = rotary.rotate(keys, np.arange(1 - self.window, 1)) if self.rotary else keys
-        mask, bias = newest(self.here, self.there, logit_bias, params)
+        there, lag, row = self.memory
+        keys, values = write(kept[0], k, row), write(kept[1], v, row)  # float32, of any precision
+        turned = rotary.rotate(keys, -np.arange(self.window), lag) if self.rotary else keys
+        mask, bias = newest(self.here, there, lag, logit_bias, params)
         return (keys, values), self.one(q[:, None], turned, values, mask, bias)[:, 0]
 
 
@@ -115,7 +125,7 @@ class Windowed(Interest):
         """A layer of that name, called as `AttentionLayer` is."""
         raise TypeError(f"{type(self).__name__} must define layer")
 
-    def reader(self, here: Moments, there: Moments | None) -> Reader:
+    def reader(self, here: Moments, memory: Memory | None) -> Reader:
         """How the layers read the past."""
         raise TypeError(f"{type(self).__name__} must define reader")
 
@@ -133,7 +143,7 @@ class Windowed(Interest):
         # An array of its own for every leaf, so that the state can be donated.
         layers = tuple((jnp.zeros(width), jnp.zeros(width)) for _ in range(self.layers))
         time, place = self._read(jnp.zeros(shape, jnp.int32), jnp.full((*shape, 2), jnp.nan))
-        return WindowState(layers, jnp.zeros(shape, bool), time, place)
+        return WindowState(layers, jnp.zeros(shape, bool), time, place, jnp.zeros(batch, jnp.int32))
 
     @nn.compact
     def _stack(
@@ -145,15 +155,16 @@ class Windowed(Interest):
         if state is None:
             read, memories = self.reader(moments(*now), None), (None,) * self.layers
         else:
-            past = jax.tree.map(lambda m, n: push(m, n, events.valid), tuple(state[1:]), now)
+            row, lag, following = advance(state.following, events.valid, self.window)
+            valid, time, place = jax.tree.map(lambda m, n: write(m, n, row), tuple(state[1:4]), now)
             here = moments(*jax.tree.map(lambda n: n[:, None], now))
-            read, memories = self.reader(here, moments(*past)), state.layers
-            state = WindowState(state.layers, *past)
-        following = []
+            read, memories = self.reader(here, Memory(moments(valid, time, place), lag, row)), state.layers
+            state = WindowState(state.layers, valid, time, place, following)
+        layers = []
         for i, memory in enumerate(memories):
             memory, x = recomputed(self.layer(f"layer_{i}"), self.remat, x, read, train, memory)
-            following.append(memory)
-        state = None if state is None else state._replace(layers=tuple(following))
+            layers.append(memory)
+        state = None if state is None else state._replace(layers=tuple(layers))
         return state, LayerNorm(name="norm")(x)
 
     def _read(self, time: jax.Array, place: jax.Array) -> tuple[jax.Array | None, jax.Array | None]:
@@ -190,6 +201,6 @@ class SelfAttention(Windowed):
             name=name,
         )
 
-    def reader(self, here: Moments, there: Moments | None) -> Reader:
+    def reader(self, here: Moments, memory: Memory | None) -> Reader:
         rotates = self.positions == "rotary"
-        return Reader(blocked.softmax_attention, attention.attend, self.window, rotates, here, there)
+        return Reader(blocked.softmax_attention, attention.attend, self.window, rotates, here, memory)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.nn.dropout import Dropout
-from stjax.nn.interest.attention import KeysValues, Reader, Windowed
+from stjax.nn.interest.attention import KeysValues, Memory, Reader, Windowed
 from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.ops import attention, pointwise
@@ -53,5 +53,5 @@ class HSTU(Windowed):
     def layer(self, name: str) -> HSTULayer:
         return HSTULayer(self.heads, self.window, self.dropout, self._layer_bias(), name=name)
 
-    def reader(self, here: Moments, there: Moments | None) -> Reader:
-        return Reader(pointwise.silu_attention, attention.attend_silu, self.window, False, here, there)
+    def reader(self, here: Moments, memory: Memory | None) -> Reader:
+        return Reader(pointwise.silu_attention, attention.attend_silu, self.window, False, here, memory)
