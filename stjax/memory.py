@@ -13,9 +13,8 @@ def keep_freed_memory() -> bool:
     """Let the process keep what it frees, for the next allocation. Returns whether that was arranged.
 
     glibc gives large blocks back to the system at once, so the arrays of every training step arrive as pages
-    that the kernel must clear first: a quarter of a step on CPU was spent so. From the call on, memory of the
-    process only grows, up to what is in use at one time and what fragments. Where the C library is another
-    nothing happens.
+    that the kernel must clear first. From the call on, memory of the process only grows, up to what is in use
+    at one time and what fragments. Where the C library is another nothing happens.
     """
     if not sys.platform.startswith("linux"):
         return False

@@ -21,7 +21,7 @@ from stjax.nn import (
     SelfAttention,
 )
 from stjax.nn.layers import Dense, LayerNorm
-from stjax.nn.precision import compute_dtype
+from stjax.nn.precision import compute_dtype, in_precision
 from stjax.ops.product import product
 from tests.library import ENCODERS, FUSIONS, INTERESTS, SOME_INTERESTS, WINDOW
 from tests.models import questions, random_batch, random_parameters, run, run_steps
@@ -121,9 +121,21 @@ def test_the_precision_of_one_model_does_not_reach_another() -> None:
     batch, catalogue = random_batch(B, L)
     low = build(precision="bfloat16")
     variables = random_parameters(low, batch, catalogue, method="loss")
-    with pytest.raises(Exception):  # noqa: B017
-        low.apply(variables, None, catalogue, method="loss")
+    with pytest.raises(AttributeError):  # None has no events
+        low.apply(variables, None, catalogue, method="loss")  # pyright: ignore
     assert compute_dtype() == jnp.float32
+
+    class Low:
+        precision = "bfloat16"
+
+        @in_precision
+        def run(self) -> jax.Array:
+            return layer(weights, x)
+
+    x, layer = jnp.ones((2, 3)), jax.jit(Dense(5).apply)
+    weights = Dense(5).init(jax.random.key(0), x)
+    dtypes = [layer(weights, x).dtype, Low().run().dtype, layer(weights, x).dtype]
+    assert dtypes == [jnp.float32, jnp.bfloat16, jnp.float32]
 
 
 def test_bfloat16_keeps_less_for_the_backward_pass() -> None:

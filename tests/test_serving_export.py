@@ -155,7 +155,7 @@ def test_functions_take_plain_arrays_of_any_batch_and_length(small: tuple[Path, 
         cold = calls["cold"](np.arange(batch, dtype=np.int32))
         at_once = calls["read"](weights, cold, events)
         state = cold
-        for l in range(length):  # noqa: E741
+        for l in range(length):  # noqa: E741 (B, L)
             state = calls["observe"](weights, state, {name: x[:, l] for name, x in events.items()})
         assert {n: [f"{x.dtype}", *x.shape[1:]] for n, x in state.items()} == {
             n: [about["dtype"], *about["shape"][1:]] for n, about in schema["state"].items()

@@ -14,8 +14,8 @@ from stjax.ops.hashing import mix
 def dropout(x: jax.Array, rate: float, key: jax.Array) -> jax.Array:
     """Zero a share of the values and scale the others so that the mean stays (Srivastava et al., 2014).
 
-    rate: 0 <= rate < 1, to a multiple of 2^-32. A few integer operations a value fuse with the product; JAX's
-    own generators took a good part of a small model's step.
+    rate: 0 <= rate < 1, to a multiple of 2^-32. A few integer operations a value fuse with the product, where
+    JAX's own generators write their bits out first.
     """
     if rate == 0:
         return x

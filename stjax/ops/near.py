@@ -77,6 +77,16 @@ class Near:
         return _spline(difference, known, self.knots)
 
 
+def rows_of(near: Near | None) -> tuple[jax.Array, jax.Array] | None:
+    """`Near.rows`, where there is one."""
+    return None if near is None else near.rows()
+
+
+def for_rows(near: Near | None, rows: tuple[jax.Array, jax.Array] | None) -> Near | None:
+    """`Near.with_rows`, where there is one."""
+    return None if near is None or rows is None else near.with_rows(rows)
+
+
 def _weighted(weights: jax.Array, features: list[jax.Array]) -> jax.Array:
     """Sum of each feature times its weight, the last axis of `weights`, without an array of all of them."""
     total = weights[..., 0] * features[0]

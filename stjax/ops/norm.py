@@ -17,7 +17,7 @@ def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
 
     Mean, variance and result are float32, whatever x is; its gradient has x's dtype. For the backward pass x
     is kept as it came and normalised again: differentiating the formula would keep several float32 arrays of
-    its size, and takes half as long again on CPU.
+    its size, and is slower on CPU.
     """
     return _layer_norm(x, scale, bias)
 

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from stjax.ops import devices, softmax_tiles
-from stjax.ops.near import Near
+from stjax.ops.near import Near, for_rows, rows_of
 from stjax.ops.product import product
 
 BLOCK_ENTRIES = 1 << 20  # logits alive at a time on a device: 4 MiB of float32, a core's share of cache
@@ -113,14 +113,6 @@ def _blocks(block: int, tree: Any) -> Any:
     return jax.tree.map(cut, tree)
 
 
-def _rows(near: Near | None) -> Any:
-    return None if near is None else near.rows()
-
-
-def _of(near: Near | None, rows: Any) -> Near | None:
-    return None if near is None else near.with_rows(rows)
-
-
 def _gradients(
     h: jax.Array, table: jax.Array, near: Near | None, p: jax.Array, target: jax.Array, g: jax.Array
 ) -> tuple[jax.Array, jax.Array, Any]:
@@ -148,11 +140,11 @@ def _log_prob_forward(h, table, bias, near, target, first, block) -> tuple[jax.A
 
     def body(args: Any) -> tuple[jax.Array, jax.Array]:
         h, rows, target = args
-        logits = catalogue_logits(h, low, bias, first, _of(near, rows))
+        logits = catalogue_logits(h, low, bias, first, for_rows(near, rows))
         lse = jax.nn.logsumexp(logits, axis=-1)
         return jnp.take_along_axis(logits, target[:, None], axis=-1)[:, 0] - lse, lse
 
-    done = jax.lax.map(body, _blocks(block, (h, _rows(near), target)))
+    done = jax.lax.map(body, _blocks(block, (h, rows_of(near), target)))
     log_prob, lse = _joined(done, h.shape[0])
     return log_prob, (h, table, bias, near, target, lse)
 
@@ -164,13 +156,13 @@ def _log_prob_backward(first, block, saved, g):
 
     def body(carry, args: Any):
         h, rows, target, lse, g = args
-        here = _of(near, rows)
+        here = for_rows(near, rows)
         # At most 1, also on the rows that fill up the last block, whose lse is not theirs.
         p = jnp.exp(jnp.minimum(catalogue_logits(h, low, bias, first, here) - lse[:, None], 0.0))
         d_table, d_bias, d_rows = _gradients(h, low, here, p, target, g)
         return (carry[0] + d_table, carry[1] + d_bias), d_rows
 
-    blocks = _blocks(block, (h, _rows(near), target, lse, g))
+    blocks = _blocks(block, (h, rows_of(near), target, lse, g))
     (d_table, d_bias), d_rows = jax.lax.scan(body, _zeros(table, bias), blocks)
     d_h, d_near = _joined(d_rows, h.shape[0])
     d_near = None if near is None else near.no_gradient(d_near)
@@ -182,7 +174,7 @@ def _loss_forward(h, table, bias, near, mixture, target, weight, first, block) -
 
     def body(carry, args: Any):
         h, rows, mixed, target, weight = args
-        here = _of(near, rows)
+        here = for_rows(near, rows)
         logits = catalogue_logits(h, low, bias, first, here)
         top = logits.max(axis=-1, keepdims=True)
         p = jnp.exp(logits - top)
@@ -194,7 +186,7 @@ def _loss_forward(h, table, bias, near, mixture, target, weight, first, block) -
         return (carry[0] + loss, carry[1] + d_table, carry[2] + d_bias), (*d_rows, d_mixed)
 
     start = (jnp.float32(0), *_zeros(table, bias))
-    blocks = _blocks(block, (h, _rows(near), mixture, target, weight))
+    blocks = _blocks(block, (h, rows_of(near), mixture, target, weight))
     (loss, d_table, d_bias), d_rows = jax.lax.scan(body, start, blocks)
     d_h, d_near, d_mixture = _joined(d_rows, h.shape[0])
     gradients = d_h.astype(h.dtype), d_table.astype(table.dtype), d_bias.astype(bias.dtype)

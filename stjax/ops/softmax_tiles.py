@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from stjax.ops.near import Near
+from stjax.ops.near import Near, for_rows, rows_of
 from stjax.ops.product import product
 
 ROWS, ITEMS = 512, 2_048  # of a tile: 4 MiB of float32, about a core's share of cache
@@ -63,17 +63,13 @@ def _joined(tree: Any, n: int) -> Any:
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], tree)
 
 
-def _of(near: Near | None, rows: Any) -> Near | None:
-    return None if near is None else near.with_rows(rows)
-
-
 def _forward(h, table, bias, near, first, sizes):
     """log sum exp of the logits (N, V) over the ids from `first` on: (N,)."""
     count = -(-table.shape[0] // sizes[1])
 
     def block(args: Any) -> jax.Array:
         h, rows = args
-        here = _of(near, rows)
+        here = for_rows(near, rows)
 
         def add(k: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             top, total = carry
@@ -87,8 +83,7 @@ def _forward(h, table, bias, near, first, sizes):
         top, total = jax.lax.fori_loop(0, count, add, start)
         return top + jnp.log(total)
 
-    rows = None if near is None else near.rows()
-    total = _joined(jax.lax.map(block, _cut((h, rows), sizes[0])), h.shape[0])
+    total = _joined(jax.lax.map(block, _cut((h, rows_of(near)), sizes[0])), h.shape[0])
     return total, (h, table, bias, near, total)
 
 
@@ -102,7 +97,7 @@ def _backward(first, sizes, saved, g):
 
         def block(carry: Any, args: Any) -> tuple[Any, Any]:
             (h, rows, total, g), (d_h, d_near) = args
-            here = _of(near, rows)
+            here = for_rows(near, rows)
             # At most 1, also on the rows that fill up the last block, whose total is not theirs.
             p = jnp.exp(jnp.minimum(_logits(h, tile, here, ids) - total[:, None], 0.0))
             d = g[:, None] * p
@@ -120,8 +115,7 @@ def _backward(first, sizes, saved, g):
         d_bias = put(d_bias, jax.lax.dynamic_slice_in_dim(d_bias, here, size) + d_own, here, 0)
         return d_table, d_bias, d_rows
 
-    rows = None if near is None else near.rows()
-    blocks = _cut((h, rows, total, g), sizes[0])
+    blocks = _cut((h, rows_of(near), total, g), sizes[0])
     start_near = None if near is None else jnp.zeros(near.weights.shape, jnp.float32)
     d_rows = _cut((jnp.zeros(h.shape, jnp.float32), start_near), sizes[0])
     start = jnp.zeros(table.shape, jnp.float32), jnp.zeros(bias.shape, jnp.float32), d_rows
