@@ -10,18 +10,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from stjax.errors import UserError
 from stjax.memory import keep_freed_memory
-from stjax.training import parse, run
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
-    keep_freed_memory()
+    keep_freed_memory()  # before modules are imported that start threads
+    from rich.console import Console
+
+    from stjax.errors import UserError
+    from stjax.training import parse, run
+
     try:
         run(parse(arguments, default=QUICKSTART), Console(soft_wrap=True))
     except UserError as error:

@@ -21,7 +21,6 @@ import jax
 from benchmarks.train_step import median_seconds
 from stjax.data.protocols import VALID
 from stjax.events import Query, Question
-from stjax.memory import keep_freed_memory
 from stjax.training import parse
 from stjax.training.report import measure
 from stjax.training.setup import Setup
@@ -30,7 +29,6 @@ DEFAULT = Path(__file__).parents[1] / "configs" / "movielens.py"
 
 
 def main() -> None:
-    keep_freed_memory()  # as train.py does
     command = parse(sys.argv[1:], default=DEFAULT)
     setup, evaluation = Setup.of(command.experiment), command.experiment.evaluation
     scorer = setup.scorer(setup.initial())

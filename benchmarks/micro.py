@@ -24,7 +24,6 @@ import jax.numpy as jnp
 from benchmarks.micro_ops import Op, ops
 from benchmarks.micro_parts import Case, cases, setting
 from benchmarks.work import Machine, matmul_flops, needed_bytes, seconds
-from stjax.memory import keep_freed_memory
 from stjax.training.state import count_parameters
 
 
@@ -106,7 +105,6 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--features", type=int, default=64)
     args = parser.parse_args()
-    keep_freed_memory()  # as train.py does
     s, machine = setting(args.batch, args.length, args.features), Machine.measured()
     facts = {"batch": args.batch, "length": args.length, "features": args.features}
     facts |= {"jax": jax.__version__, "device": jax.devices()[0].device_kind, **machine.facts()}

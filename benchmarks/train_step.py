@@ -22,7 +22,6 @@ from typing import Any
 import jax
 
 from stjax.data.pipeline import stream
-from stjax.memory import keep_freed_memory
 from stjax.training import parse
 from stjax.training.setup import Setup
 from stjax.training.state import count_parameters
@@ -32,7 +31,6 @@ BATCHES, ROUNDS = 20, 5
 
 
 def main() -> None:
-    keep_freed_memory()  # as train.py does
     command = parse(sys.argv[1:], default=DEFAULT)
     setup = Setup.of(command.experiment)
     length = max(length for _, length in setup.batches.shapes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of mallopt(3)
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # names of mallopt(3)
 _PAD = 64 << 20  # bytes asked of the system at a time
 
 
@@ -15,11 +15,16 @@ def keep_freed_memory() -> bool:
     glibc gives large blocks back to the system at once, so the arrays of every training step arrive as pages
     that the kernel must clear first. From the call on, memory of the process only grows, up to what is in use
     at one time and what fragments. Where the C library is another nothing happens.
+
+    Call it before anything starts a thread that allocates, which `import stjax.training` does. Threads that
+    are there already may have arenas of their own, which hold no block of more than 64 MiB: those still
+    come from the system and go back to it.
     """
     if not sys.platform.startswith("linux"):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None or not hasattr(ctypes.CDLL(None), "gnu_get_libc_version"):
         return False
-    # No block by mmap, nothing trimmed: -1 is the largest size_t.
-    return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_TOP_PAD, _PAD)])
+    # One arena for all threads, no block by mmap, nothing trimmed: -1 is the largest size_t.
+    options = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _PAD)
+    return all([mallopt(name, value) for name, value in options])

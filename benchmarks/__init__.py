@@ -1,0 +1,5 @@
+"""Benchmarks, which keep freed memory as `train.py` does: arranged here, before other modules start threads."""
+
+from stjax.memory import keep_freed_memory
+
+KEEPS_FREED_MEMORY = keep_freed_memory()
