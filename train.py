@@ -10,13 +10,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stjax.memory import keep_freed_memory
+from stjax.memory import collect_rarely, keep_freed_memory
 
 QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
 
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
+    collect_rarely()
     keep_freed_memory()  # before modules are imported that start threads
     from rich.console import Console
 

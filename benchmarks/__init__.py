@@ -1,4 +1,4 @@
-"""Benchmarks, which keep freed memory as `train.py` does: arranged here, before other modules start threads."""
+"""Benchmarks. They keep freed memory as `train.py` does: before other modules start threads."""
 
 from stjax.memory import keep_freed_memory
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 
-from stjax.ops import blocked, pointwise_tpu
+from stjax.ops import blocked
 from stjax.ops.bias import logit_bias
 from stjax.ops.moments import Bias, Moments
 
@@ -31,8 +31,12 @@ def silu_attention(
     def tiles(q, k, v, events: Moments, params: Any) -> jax.Array:
         return blocked.silu_attention(q, k, v, events, bias, params, window, block)
 
-    short = block is not None or q.shape[1] <= blocked.PLAIN_LENGTH
-    if short or bias is not logit_bias or not pointwise_tpu.covers(q, params, events, window):
+    if block is not None or q.shape[1] <= blocked.PLAIN_LENGTH or bias is not logit_bias:
+        return tiles(q, k, v, events, params)
+
+    from stjax.ops import pointwise_tpu  # Pallas takes long to import
+
+    if not pointwise_tpu.covers(q, params, events, window):
         return tiles(q, k, v, events, params)
 
     def kernel(q, k, v, events: Moments, params: Any) -> jax.Array:

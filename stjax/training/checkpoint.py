@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import orbax.checkpoint as ocp
 
 from stjax.errors import CheckpointError
 
@@ -38,7 +38,14 @@ class Checkpoints:
     def __init__(self, folder: Path):
         self.folder = folder.absolute()
         self._policy = LatestAndBest()
-        self._manager = ocp.CheckpointManager(
+        # Several processes make their managers together.
+        self._empty = jax.process_count() == 1 and not (self.folder.is_dir() and any(self.folder.iterdir()))
+
+    @functools.cached_property
+    def _manager(self) -> Any:
+        """Made for what is there, or for the first save: the first step need not wait for Orbax."""
+        ocp, self._empty = _orbax(), False
+        return ocp.CheckpointManager(
             self.folder,
             item_handlers={
                 "state": ocp.StandardCheckpointHandler(),
@@ -55,18 +62,20 @@ class Checkpoints:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if kind is None:
             self.wait()
-        self._manager.close()
+        if not self._empty:
+            self._manager.close()
 
     @property
     def latest(self) -> int | None:
         """The last step that was saved completely."""
-        return self._manager.latest_step()
+        return None if self._empty else self._manager.latest_step()
 
     def save(self, step: int, state: Any, record: dict[str, Any], best: int | None) -> None:
         """Begin to write a step (in the background), and say which one is best so far.
 
         Raises CheckpointError where this save, or the one before, cannot be written.
         """
+        ocp = _orbax()
         with self._writing():
             self._manager.wait_until_finished()
             self._policy.best = best
@@ -75,6 +84,8 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until the last save is complete. Raises CheckpointError where it cannot be written."""
+        if self._empty:
+            return
         with self._writing():
             self._manager.wait_until_finished()
 
@@ -83,6 +94,7 @@ class Checkpoints:
         step = self.latest if step is None else step
         if step is None:
             return None
+        ocp = _orbax()
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
         with self._reading(step):
             return self._manager.restore(step, args=args)["record"]
@@ -92,6 +104,7 @@ class Checkpoints:
 
         Raises CheckpointError, naming the parameters, where the saved shapes are not those of the target.
         """
+        ocp = _orbax()
         abstract = jax.tree.map(_abstract, target)
         self._compare(step, abstract)
         args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract))
@@ -140,11 +153,19 @@ class Checkpoints:
 
     def last_good(self) -> str:
         """Words that say from where the same command goes on."""
+        ocp = _orbax()
         # From the disk, since the manager already counts a step whose save may have failed.
         steps = sorted(ocp.path.step.checkpoint_steps(self.folder)) if self.folder.exists() else []
         if not steps:
             return "no checkpoint was saved yet, the same command starts again"
         return f"the last good checkpoint is step {steps[-1]}, from which the same command goes on"
+
+
+def _orbax() -> Any:
+    """Orbax, imported where it is first used."""
+    import orbax.checkpoint
+
+    return orbax.checkpoint
 
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:

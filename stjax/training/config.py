@@ -98,6 +98,8 @@ def parse(arguments: Sequence[str], default: str | os.PathLike[str], program: st
     given = bool(arguments) and not arguments[0].startswith("-")
     config = Path(arguments.pop(0) if given else default)
     command = Command(experiment=load_config(config), config=config)
+    # Sources are read for what --help says of fields, which takes long.
+    markers = () if {"-h", "--help"} & set(arguments) else (tyro.conf.HelptextFromCommentsOff,)
     with warnings.catch_warnings():
         # tyro takes Linen modules for mutable defaults; they are frozen.
         warnings.filterwarnings("ignore", message="Mutable type", category=UserWarning)
@@ -106,6 +108,7 @@ def parse(arguments: Sequence[str], default: str | os.PathLike[str], program: st
             prog=f"{program} {config if given else '[CONFIG.py]'}",
             default=command,
             args=arguments,
+            config=markers,
         )
 
 

@@ -104,15 +104,17 @@ def fit(
     """
     experiment, per_epoch = setup.experiment, setup.batches.per_epoch
     settings, evaluation = experiment.training, experiment.evaluation
-    iterator = iter(stream(setup.batches))
     record, start = load_record(checkpoints, setup), checkpoints.latest or 0
-    if start:
+    clock.enter("compile")
+    begun = None if start else setup.begin()
+    iterator = iter(stream(setup.batches))  # meanwhile
+    if begun is None:
         state = setup.restored(checkpoints, start)
         iterator.set_state(record.data)
         clock.add(record.seconds)
         console.print(f"going on from step {start:,} of {setup.total_steps:,}", highlight=False)
     else:
-        state = setup.initial()
+        state = begun()
 
     window, shapes = Window(), set()
     plan = Plan(setup.total_steps, per_epoch, settings.epochs, evaluation.select)

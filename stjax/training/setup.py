@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,8 @@ class Setup:
 
     layout: of the devices. catalogue: on them. key: of the seed. step: the jitted train step. scores: the
     jitted scoring function. odds: that of single candidates, where the evaluation asks for it. total_steps:
-    of all epochs. initial: makes the state before the first step. shardings: None on one device.
+    of all epochs. initial: makes the state before the first step. abstract: its shapes, and where it lies on
+    several devices. shardings: None on one device.
     """
 
     experiment: Experiment
@@ -46,6 +48,7 @@ class Setup:
     odds: Rank | None
     total_steps: int
     initial: functools.partial[State]
+    abstract: State
     shardings: Shardings | None
 
     @classmethod
@@ -72,6 +75,9 @@ class Setup:
         if not layout.single:
             shardings, mesh = layout.shardings(optimizer, abstract), layout.mesh
             initial = functools.partial(make_initial(model, optimizer, shardings.state), *initial.args)
+            abstract = jax.tree.map(
+                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings.state
+            )
         return cls(
             experiment=experiment,
             dataset=dataset,
@@ -84,8 +90,30 @@ class Setup:
             odds=make_rank(model, mesh) if experiment.evaluation.negatives else None,
             total_steps=total,
             initial=initial,
+            abstract=abstract,
             shardings=shardings,
         )
+
+    def begin(self) -> Callable[[], State]:
+        """Compile the first step while the state before it is made; the call of the result waits for both.
+
+        Each program is compiled, or read from the cache, in a thread of its own.
+        """
+        pool = ThreadPoolExecutor(2)
+        make: Any = self.initial.func
+        initial = make.lower(*self.initial.args)
+        state = pool.submit(lambda: initial.compile()(*self.initial.args))
+        first = self.placed(self.batches[0])
+        jitted: Any = self.step
+        step = jitted.lower(self.key, self.abstract, first, self.catalogue)
+        compiled = pool.submit(step.compile)  # the jitted function finds it
+        pool.shutdown(wait=False)
+
+        def wait() -> State:
+            compiled.result()
+            return state.result()
+
+        return wait
 
     def placed(self, batch: Batch) -> Batch:
         """This process's part of a batch, on the devices."""
@@ -100,12 +128,7 @@ class Setup:
 
     def restored(self, checkpoints: Checkpoints, step: int) -> State:
         """The state of a saved step."""
-        target = jax.eval_shape(self.initial)
-        if self.shardings is not None:
-            target = jax.tree.map(
-                lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), target, self.shardings.state
-            )
-        return checkpoints.restore(step, target)
+        return checkpoints.restore(step, self.abstract)
 
 
 def open_dataset(experiment: Experiment) -> Dataset:
