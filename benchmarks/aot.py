@@ -31,11 +31,11 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -56,6 +56,7 @@ from stjax.nn import (
     TimeEmbed,
 )
 from stjax.nn.base import Interest
+from stjax.serving.items import reserved
 from stjax.serving.programs import Programs, Weights
 from stjax.serving.settings import Shapes
 from stjax.training import parse
@@ -96,21 +97,31 @@ CHIPS = {
 
 @dataclass(frozen=True)
 class Case:
-    """A model and the data it would see. rows: of a batch on so many chips."""
+    """A model and the data it would see. rows: of a batch on so many chips. served: the catalogue that an
+    engine holds, where its rows are others."""
 
     model: Recommender
     catalogue: Catalogue  # shapes only are read
     length: int
     rows: Callable[[int], int]
     sharding: Sharding
+    served: Catalogue | None = None
 
 
 def quickstart() -> Case:
-    """The experiment of the config, on its data."""
-    experiment = parse([], default=QUICKSTART).experiment
+    """The experiment of the config, on its data, with the rows of tables shared by four chips."""
+    sharding = Sharding(model=4, rows_multiple=4)
+    experiment = replace(parse([], default=QUICKSTART).experiment, sharding=sharding)
     batching, catalogue = experiment.batching, open_dataset(experiment).catalogue
     size = batching.batch_size
-    return Case(experiment.model, catalogue, batching.length, lambda n: -(-size // n) * n, Sharding())
+    return Case(
+        experiment.model,
+        catalogue,
+        batching.length,
+        lambda n: -(-size // n) * n,
+        sharding,
+        reserved(catalogue, -len(catalogue.place) % 4),
+    )
 
 
 def large(interest: Interest, features: int, items: int) -> Case:
@@ -201,10 +212,11 @@ class Abstract:
     def weights(self) -> Weights:
         """As an engine holds them; what has a row for each item lies as the table does."""
         case, shared = self.case, self.state.params["items"]["table"].sharding.spec[0]
-        items = case.catalogue.place.shape[0]
+        catalogue = case.served or case.catalogue
+        items = catalogue.place.shape[0]
         by_rows = partial(self.array, dtype=np.float32, spec=PartitionSpec(shared, None))
         table = by_rows((items, case.model.items.features))
-        return Weights(self.state.params, self.catalogue, table, by_rows((items, 3)))
+        return Weights(self.state.params, self.everywhere(catalogue), table, by_rows((items, 3)))
 
     @property
     def states(self) -> Any:
@@ -244,14 +256,14 @@ def roofline(chip: Chip, flops: float, memory: float, network: float) -> dict[st
     }
 
 
-def table_sized(collectives: list[Collective], table: tuple[int, ...], share: tuple[int, ...]) -> bool:
-    """Whether any is as large as the table, or moves rows of it as a chip holds them."""
-    own = math.prod(share)
-    return any(
-        math.prod(c.shape) >= math.prod(table)
-        or (math.prod(c.shape) >= own and bool({table[0], share[0]} & set(c.shape)))
-        for c in collectives
-    )
+def table_sized(
+    collectives: list[Collective], table: tuple[int, ...], share: tuple[int, ...]
+) -> Literal["table", "share"] | None:
+    """Whether any is as large as the table, (V, D), or moves rows of it as a chip holds them."""
+    if any(math.prod(c.shape) >= math.prod(table) for c in collectives):
+        return "table"
+    own, rows = math.prod(share), {table[0], share[0]}
+    return "share" if any(math.prod(c.shape) >= own and rows & set(c.shape) for c in collectives) else None
 
 
 def proof(abstract: Abstract, program: str, chip: Chip) -> dict[str, Any]:
@@ -261,6 +273,7 @@ def proof(abstract: Abstract, program: str, chip: Chip) -> dict[str, Any]:
     flops = matmul_flops(traced.jaxpr.jaxpr)
     lowered = traced.lower(lowering_platforms=("tpu",))
     state, table = abstract.state, abstract.state.params["items"]["table"]
+    share = table.sharding.shard_shape(table.shape)
     facts: dict[str, Any] = {
         "chips": abstract.chips,
         "hbm_gib": chip.hbm,
@@ -293,7 +306,7 @@ def proof(abstract: Abstract, program: str, chip: Chip) -> dict[str, Any]:
         "sent_bytes": round(sent),
         "table": list(table.shape),
         "table_sized_collective": table_sized(
-            collectives, table.shape, table.sharding.shard_shape(table.shape)
+            collectives, (abstract.case.catalogue.schema.items, table.shape[1]), share
         ),
         "roofline": roofline(chip, flops / abstract.chips, moved, sent),
         "compile_seconds": round(time.perf_counter() - start),

@@ -138,11 +138,11 @@ def test_a_collective_of_a_table_is_seen() -> None:
         return [Collective("all-reduce", shape, 4 * int(np.prod(shape)), 4, 0.0, 1)]
 
     table, share = (400, 8), (100, 8)
-    assert table_sized(one(400, 8), table, share)
-    assert table_sized(one(100, 8), table, share)  # the gradient of what a chip holds
-    assert table_sized(one(800, 8), table, share)
-    assert not table_sized(one(120, 8), table, share)  # rows that were looked up
-    assert not table_sized(one(100), table, share)
+    assert table_sized(one(400, 8), table, share) == "table"
+    assert table_sized(one(100, 8), table, share) == "share"  # the gradient of what a chip holds
+    assert table_sized(one(800, 8), table, share) == "table"
+    assert table_sized(one(120, 8), table, share) is None  # rows that were looked up
+    assert table_sized(one(100), table, share) is None
 
 
 def test_the_roofline() -> None:
