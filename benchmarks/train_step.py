@@ -21,7 +21,9 @@ from typing import Any
 
 import jax
 
+from benchmarks.work import Machine, matmul_flops, moved_bytes
 from stjax.data.pipeline import stream
+from stjax.nn.precision import DTYPES
 from stjax.training import parse
 from stjax.training.setup import Setup
 from stjax.training.state import count_parameters
@@ -39,7 +41,8 @@ def main() -> None:
     targets = sum(float(batch.weight.sum()) for batch in batches)
     state = setup.initial()
     start = time.perf_counter()
-    compiled = setup.step.lower(setup.key, state, batches[0], setup.catalogue).compile()  # pyright: ignore
+    traced = setup.step.trace(setup.key, state, batches[0], setup.catalogue)  # pyright: ignore
+    compiled = traced.lower().compile()
     compile_seconds = time.perf_counter() - start
     memory = compiled.memory_analysis()
 
@@ -62,6 +65,10 @@ def main() -> None:
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
         "parameters": count_parameters(state.params),
     }
+    machine = Machine.measured(DTYPES[getattr(command.experiment.model, "precision", "float32")])
+    flops, seconds = matmul_flops(traced.jaxpr.jaxpr), step_seconds / BATCHES
+    step |= {"matmul_flops": flops, **machine.facts()}
+    step |= machine.shares(seconds * jax.device_count(), flops, moved_bytes(compiled) * jax.device_count())
     print(json.dumps(facts | step), flush=True)
 
     pipeline = iter(stream(setup.batches))

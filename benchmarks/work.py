@@ -22,15 +22,16 @@ SIDE, COPIED = 2_048, 1 << 26  # of the square matrices and floats of the copy t
 
 @dataclass(frozen=True)
 class Machine:
-    """What this machine reaches: float32 operations a second of large matrix products, bytes a second of a
+    """What this machine's device reaches: operations a second of large matrix products, bytes a second of a
     large copy, read and written."""
 
     flops: float
     bandwidth: float
 
     @classmethod
-    def measured(cls) -> Machine:
-        square = jax.random.normal(jax.random.key(0), (SIDE, SIDE))
+    def measured(cls, dtype: Any = jnp.float32) -> Machine:
+        """dtype: of the factors of the products."""
+        square = jax.random.normal(jax.random.key(0), (SIDE, SIDE), dtype)
         long = jax.random.normal(jax.random.key(1), (COPIED,))
         product = seconds(jax.jit(jnp.matmul), square, square)
         copy = seconds(jax.jit(lambda x: x * 1.5), long)
@@ -39,6 +40,13 @@ class Machine:
     def facts(self) -> dict[str, float]:
         """For a line of results."""
         return {"peak_gflops": round(self.flops / 1e9, 1), "peak_gbytes": round(self.bandwidth / 1e9, 1)}
+
+    def shares(self, taken: float, flops: float, moved: float) -> dict[str, float]:
+        """Of the fastest products (MFU, beside what is reached here) and of the fastest copy."""
+        return {
+            "flops_share": round(flops / taken / self.flops, 3),
+            "bandwidth_share": round(moved / taken / self.bandwidth, 3),
+        }
 
     def share(self, taken: float, flops: float, moved: float) -> float:
         """Of the roofline: the least time for so many operations and bytes, of the time taken."""
@@ -67,6 +75,11 @@ def needed_bytes(compiled: Any) -> int:
     """What a compiled program cannot but move: its arguments and results, once each."""
     memory = compiled.memory_analysis()
     return memory.argument_size_in_bytes + memory.output_size_in_bytes if memory else 0
+
+
+def moved_bytes(compiled: Any) -> float:
+    """What a compiled program reads and writes, as XLA counts it: the body of a loop once."""
+    return (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
 
 
 def matmul_flops(jaxpr: Any) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -21,15 +23,30 @@ ROOT = Path(__file__).parents[1]
 CONFIG = "tests/configs/tiny.py"
 
 
+JOB_PORTS = range(65_536 - 4_096, 65_536)  # JAX takes one by the number of a Slurm job
+
+
 def free_port() -> int:
-    with socket.socket() as own:
-        own.bind(("127.0.0.1", 0))
-        return own.getsockname()[1]
+    for port in random.sample(JOB_PORTS, 97):
+        with socket.socket() as own, contextlib.suppress(OSError):
+            own.bind(("127.0.0.1", port))
+            return port
+    raise RuntimeError("no port is free")
+
+
+def in_slurm(port: int, processes: int, process: int) -> dict[str, str]:
+    """What Slurm tells a task, of a job whose coordinator is at that port of this machine."""
+    values = {"JOB_ID": port - JOB_PORTS[0], "STEP_NODELIST": "127.0.0.1", "NTASKS": processes}
+    values |= {"PROCID": process, "LOCALID": process, "STEP_NUM_NODES": 1}
+    return {f"SLURM_{name}": str(value) for name, value in values.items()}
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
-    """Starts a group of processes of `train.py`, with so many virtual devices each."""
+    """Starts a group of processes of `train.py`, with so many virtual devices each.
+
+    The first of a group is told its coordinates, the others find them as they would on a cluster of Slurm.
+    """
     TinyLog(tmp_path).open()
     running = []
 
@@ -41,12 +58,16 @@ def start(tmp_path: Path) -> Any:
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         }
         for k in range(processes):
-            where = ["--coordinator", f"127.0.0.1:{port}", "--processes", f"{processes}", "--process", f"{k}"]
+            where = ["--coordinator", f"127.0.0.1:{port}", "--processes", f"{processes}", "--process", "0"]
+            job = in_slurm(port, processes, k) if k else {}
+            where = ["--detect"] if k else where
             command = [sys.executable, "train.py", CONFIG, "--workdir", str(tmp_path / run)]
             command += ["--source.folder", str(tmp_path), *options, *(where if processes > 1 else [])]
             with open(tmp_path / f"{run}-{processes}-{k}.log", "w") as log:
                 group.append(
-                    subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, text=True)
+                    subprocess.Popen(
+                        command, cwd=ROOT, env=environment | job, stdout=log, stderr=log, text=True
+                    )
                 )
         running.extend(group)
         return group
