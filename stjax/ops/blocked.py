@@ -1,7 +1,8 @@
 """Causal attention within a sliding window, in whichever blocks are fastest: one result, three programs.
 
 Short histories are one block, whose weights are kept for the backward pass. On CPU those of middle length go
-by strips of queries and groups of rows that fit a core's cache. Others go by tiles, in memory linear in L.
+by strips of queries and groups of rows that fit a core's cache. Others, and single rows, go by tiles, in
+memory linear in L.
 """
 
 from __future__ import annotations
@@ -65,9 +66,12 @@ def _by_platform(plain, in_blocks, inputs, bias: Bias, window: int, block: int |
     if block is not None:
         return by_tiles(*inputs)
     by_strips, whole = partial(in_blocks, strips.attention, **of), partial(_whole, plain, **of)
-    length = inputs[0].shape[1]
+    rows, length = inputs[0].shape[:2]
     default = whole if length <= PLAIN_LENGTH else by_tiles
-    cpu = whole if length <= CPU_PLAIN_LENGTH else by_strips if length <= STRIPS_LENGTH else by_tiles
+    if length <= CPU_PLAIN_LENGTH:
+        cpu = whole
+    else:
+        cpu = by_strips if length <= STRIPS_LENGTH and rows > 1 else by_tiles
     if cpu is default:
         return cpu(*inputs)
     return jax.lax.platform_dependent(*inputs, cpu=cpu, default=default)
