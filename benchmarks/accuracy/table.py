@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from benchmarks.accuracy import recorded
+from benchmarks.accuracy import peers, recorded
+from benchmarks.accuracy.figures import paired, shown
 from benchmarks.accuracy.seeds import model, over_seeds
 from stjax.evaluation import markdown
 
@@ -86,16 +87,13 @@ ROWS: dict[str, Row] = {
         "TripBuilder Florence, next place within a trip",
         {"MRR": None, "Acc@1": None},
         "Markov with back-off",
-        {"MRR": "RecBole GRU4Rec .184, SASRec .174"},
-        "RecBole 1.2.1 was run on the same split: one setting and one seed each, not tuned",
     ),
     "frappe": Row(
         "Frappe, which app in a context, without order, each target beside two others",
         {"AUC": None, "logloss": None},
         "Markov with back-off",
-        {"AUC": "FM .9914", "logloss": "FM .0954"},
-        "FM on Frappe was run beside on the same instances, one setting without the items' attributes, mean"
-        " of two seeds; with them and tuned it is as good on validation (AUC .9926, stjax .9927)",
+        remark="an FM that reads the items' attributes, tuned, is as good on validation (AUC .9926, stjax"
+        " .9927); its test part has not been looked at",
     ),
 }
 
@@ -136,15 +134,16 @@ def filled(text: str, rows: Mapping[str, dict[str, Any]]) -> str:
 def summary(rows: Mapping[str, dict[str, Any]]) -> str:
     """All recorded rows, in the order of ROWS, and what is to be said of the published figures."""
     lines = [
-        "| data, protocol | metric | stjax | target | counting baseline | paired difference | published |",
+        "| data, protocol | metric | stjax | target | counting baseline | paired difference"
+        " | published, run |",
         "|---|---|---:|---:|---:|---:|---|",
     ]
     remarks = []
     for name, row in ROWS.items():
         if name in rows:
-            lines += _lines(row, rows[name])
-            if row.remark:
-                remarks.append(f"- {row.remark}.")
+            lines += _lines(name, row, rows[name])
+            said = peers.remark(name, list(row.metrics))
+            remarks += [f"- {remark}." for remark in (row.remark, said) if remark]
     words = (
         "Test figures, chosen on validation, full ranking, ties counted against the target; stjax: mean ±"
         " standard error over seeds; baseline: ± standard error over users; paired difference: on the same"
@@ -153,18 +152,21 @@ def summary(rows: Mapping[str, dict[str, Any]]) -> str:
     return "\n".join([*lines, "", words, *(["", *remarks] if remarks else [])]) + "\n"
 
 
-def _lines(row: Row, made: dict[str, Any]) -> list[str]:
+def _lines(name: str, row: Row, made: dict[str, Any]) -> list[str]:
     """One line a metric, and one each for revisits and new items where a part has both."""
     baseline = next((b["metrics"] for b in made["baselines"] if b["label"] == row.baseline), None)
     if baseline is None:
         there = [b["label"] for b in made["baselines"]]
         raise SystemExit(f"{made['name']}: no baseline {row.baseline!r} is recorded, only {there}: mend ROWS")
-    lines = []
+    lines, others = [], peers.load(name)
     for metric, target in row.metrics.items():
         theirs = f"{shown(**baseline[metric])} ({row.baseline})" if metric in baseline else ""
         apart = [d for d in made["differences"] if d["to"] == row.baseline and d["metric"] == metric]
         difference = paired(apart[0]) if apart else ""
-        published = row.published.get(metric, "")
+        run = [
+            f"{p.label} {shown(*over_seeds(list(p.metrics[metric])))}" for p in others if metric in p.metrics
+        ]
+        published = ", ".join(filter(None, [row.published.get(metric), *run]))
         lines.append([metric, *ours(made["metrics"][metric], target), theirs, difference, published])
     if {NEW, SEEN} <= set(made["novelty"]):
         for band, words, target in ((SEEN, "revisits", None), (NEW, "new to the user", row.new)):
@@ -182,12 +184,6 @@ def ours(values: list[float], target: float | None) -> tuple[str, str]:
     if target is None:
         return shown(mean, error), ""
     return f"**{shown(mean, error)}**" if mean >= target else shown(mean, error), shown(target)
-
-
-def paired(made: dict[str, Any]) -> str:
-    """A paired difference and its error, both averaged over seeds."""
-    errors = made["standard_error"]
-    return shown(fmean(made["mean"]), None if None in errors else fmean(errors), digits=4, sign=True)
 
 
 def detail(made: dict[str, Any]) -> str:
@@ -208,19 +204,13 @@ def detail(made: dict[str, Any]) -> str:
             f"Paired difference in {metric} (± bootstrap standard error over users, averaged over seeds):"
             f" {'; '.join(apart)}.",
             "",
-            f"{train:,.0f} s of training and {total:,.0f} s in all a seed; {hardware['cpus']} CPUs,"
+            f"{peers.table(made['name'])}{train:,.0f} s of training and {total:,.0f} s in all a seed;"
+            f" {hardware['cpus']} CPUs,"
             f" {hardware['devices']} x {hardware['device']}; {made_with}; commit {made['commit']}; data"
             f" {made['fingerprint']}.",
             "",
         ]
     )
-
-
-def shown(mean: float, standard_error: float | None = None, digits: int = 3, sign: bool = False) -> str:
-    """A figure without the zero before its point."""
-    text = f"{mean:{'+' if sign else ''}.{digits}f}"
-    text = text.replace("0.", ".", 1) if text.lstrip("+-").startswith("0.") else text
-    return text if standard_error is None else f"{text} ± {shown(standard_error, digits=digits)}"
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """FM and DeepFM on the instances that `benchmarks.frappe` has exported; it needs PyTorch, not stjax or JAX.
 
-    python benchmarks/peers/fm.py FOLDER deepfm --seeds 0 1 2 [--set size=64 attributes=true] [--test]
+    python benchmarks/peers/fm.py FOLDER deepfm --seeds 0 1 2 [--set size=64 attributes=true] \\
+        [--test] [--kept FOLDER]
 
 FM: a bias for every value, and the products of all pairs of embeddings (Rendle, ICDM 2010). DeepFM: the same
 embeddings also go through a network (Guo et al., IJCAI 2017). Fields are user, item and context; with
 `attributes` also those of the item. Binary cross-entropy, Adam, early stopping on the validation's log loss;
 `redraw` draws the negatives of training anew in every epoch instead of keeping those of the file. Only with
-`--test` is the test part scored, once, with the parameters of the best epoch. Prints one JSON line per seed.
+`--test` is the test part scored, once, with the parameters of the best epoch; `--kept` keeps the logits of
+its instances. Prints one JSON line per seed.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
@@ -70,6 +73,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--set", nargs="*", default=[], help="settings, name=value")
     parser.add_argument("--test", action="store_true")
+    parser.add_argument("--kept", type=Path)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -79,8 +83,15 @@ def main() -> None:
     data = Data(args.folder, settings["attributes"])
     for seed in args.seeds:
         line = {"model": args.model, **data.about, "seed": seed, "settings": settings}
-        line |= fit(args.model == "deepfm", data, settings, seed, args.test)
+        found, logit = fit(args.model == "deepfm", data, settings, seed, args.test)
+        line |= found
         print(json.dumps(line | {"versions": {"torch": torch.__version__}}), flush=True)
+        if logit is not None and args.kept is not None:
+            kept = {key: line[key] for key in ("model", "seed", "settings")}
+            kept |= {"row": data.rows["test"].tolist(), "logit": logit.tolist()}
+            args.kept.mkdir(parents=True, exist_ok=True)
+            name = "-".join(["frappe", args.model, *sorted(args.set), str(seed)])
+            (args.kept / f"{name}.json").write_text(json.dumps(kept) + "\n")
 
 
 class Data:
@@ -115,7 +126,8 @@ class Data:
         return x.flatten(0, 1), label.flatten()
 
 
-def fit(deep: bool, data: Data, settings: dict, seed: int, test: bool) -> dict:
+def fit(deep: bool, data: Data, settings: dict, seed: int, test: bool) -> tuple[dict, Any]:
+    """What to record, and the logits (N, 1 + K) of the test part or None."""
     torch.manual_seed(seed)
     model = FM(data.ids, data.fields, settings, deep)
     rate, decay = settings["learning_rate"], settings["weight_decay"]
@@ -132,7 +144,7 @@ def fit(deep: bool, data: Data, settings: dict, seed: int, test: bool) -> dict:
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-        found = metrics(model, data, "valid")
+        found, _ = metrics(model, data, "valid")
         losses.append(found["logloss"])
         print(f"epoch {epoch}: {time.perf_counter() - start:.0f} s {found}", file=sys.stderr, flush=True)
         if losses[-1] == min(losses):
@@ -146,14 +158,15 @@ def fit(deep: bool, data: Data, settings: dict, seed: int, test: bool) -> dict:
         "seconds": round(time.perf_counter() - start, 1),
         "valid": best,
     }
-    if test:
-        model.load_state_dict(kept)
-        line["test"] = metrics(model, data, "test")
-    return line
+    if not test:
+        return line, None
+    model.load_state_dict(kept)
+    line["test"], logit = metrics(model, data, "test")
+    return line, logit
 
 
-def metrics(model: FM, data: Data, part: str) -> dict[str, float]:
-    """AUC, ties counting half, and mean log loss of the instances of a part."""
+def metrics(model: FM, data: Data, part: str) -> tuple[dict[str, float], Any]:
+    """AUC, ties counting half, and mean log loss of the instances of a part; their logits (N, 1 + K)."""
     x, label = data.instances(part, data.item[part])
     model.eval()
     with torch.no_grad():
@@ -161,10 +174,8 @@ def metrics(model: FM, data: Data, part: str) -> dict[str, float]:
         loss = float(nn.functional.binary_cross_entropy_with_logits(y, label))
     _, level = np.unique(y.numpy(), return_inverse=True)
     taken, other = np.bincount(level, label), np.bincount(level, 1 - label)
-    return {
-        "AUC": float(taken @ (np.cumsum(other) - 0.5 * other) / (taken.sum() * other.sum())),
-        "logloss": loss,
-    }
+    area = float(taken @ (np.cumsum(other) - 0.5 * other) / (taken.sum() * other.sum()))
+    return {"AUC": area, "logloss": loss}, y.reshape(data.item[part].shape).double().numpy()
 
 
 if __name__ == "__main__":

@@ -12,8 +12,9 @@ RecBole makes the data set, the model and each training epoch. After every epoch
 ranked among all items of the training part, ties counted against the target and, where the protocol says so,
 the user's earlier items taken out; the best epoch by that metric is kept, and training stops after
 `--patience` epochs without a better one. Batches are of sequences of similar lengths and as wide as their
-longest: what is computed is the same, since RecBole masks the padding on the right. Only with `--test` is
-the test part ranked, once, with the parameters of the best epoch. Prints one JSON line per seed. `--kept`
+longest, and transformers compute their last layer at the last event alone (`recbole_last.py`): what comes out
+is the same, since RecBole masks the padding on the right and reads no other event. Only with `--test` is the
+test part ranked, once, with the parameters of the best epoch. Prints one JSON line per seed. `--kept`
 keeps these parameters, so that the same command with `--test` trains no second time, and the rank of every
 test target beside its row.
 """
@@ -50,9 +51,7 @@ from recbole.config import Config  # noqa: E402  # pyright: ignore[reportMissing
 from recbole.data import create_dataset, data_preparation  # noqa: E402  # pyright: ignore[reportMissingImports]
 from recbole.trainer import Trainer  # noqa: E402  # pyright: ignore[reportMissingImports]
 from recbole.utils import get_model, init_seed  # noqa: E402  # pyright: ignore[reportMissingImports]
-
-# A model's file turns this search for NaN on for all of them; it doubles the time of a step.
-torch.autograd.set_detect_anomaly(False)
+from recbole_last import only_last  # noqa: E402
 
 SHOWN = ("train_batch_size", "learning_rate", "hidden_size", "embedding_size", "inner_size", "loss_type")
 SHOWN += ("n_layers", "num_layers", "n_heads", "hidden_dropout_prob", "attn_dropout_prob", "dropout_prob")
@@ -111,6 +110,10 @@ def run(
     train, valid, test = data_preparation(config, dataset)
     init_seed(seed, True)
     model = get_model(config["model"])(config, train._dataset).to("cpu")
+    # One model's file turns this search for NaN on for all of them: it triples the time of a step.
+    torch.autograd.set_detect_anomaly(False)
+    only_last(model, about["length"])
+    init_seed(seed, True)
     trainer = Trainer(config, model)
     batches = ByLength(train, dataset.item_list_length_field, seed)
     column = np.asarray([int(t) if t.isdecimal() else 0 for t in dataset.field2id_token["item_id"]])
@@ -141,7 +144,8 @@ def run(
         line |= {"test": metrics(ranks), "targets": len(ranks)}
         if file is not None:
             columns = {"row": targets["test_row"], "rank": ranks}
-            columns = {name: values.tolist() for name, values in columns.items()}
+            about_run = {key: line[key] for key in ("model", "seed", "settings")}
+            columns = about_run | {name: values.tolist() for name, values in columns.items()}
             file.with_suffix(".json").write_text(json.dumps(columns) + "\n")
     return line
 
