@@ -5,8 +5,9 @@
 
 The training step of a GRU on 32 sequences of 50 events with 256 sampled negatives, D=16, as `train.py`
 makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw" all of them
-(up to --dense items: it holds four tables). Every batch has other items, drawn uniformly. Prints JSON
-lines: the median of milliseconds a step; touched_bytes, of the rows of tables and moments that a step reads
+(up to --dense items: it holds four tables). Every batch has other items, drawn uniformly; sizes are measured
+in turn, so that what else the machine does falls on all of them. Prints JSON lines: the median over rounds
+of milliseconds a step; touched_bytes, of the rows of tables and moments that a step reads
 and writes back; temporary_bytes, as XLA counts them for the compiled step. XLA's own count of bytes
 accessed is of no use here: it counts the whole table wherever some rows are written in place.
 """
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
 import os
 import time
@@ -31,7 +31,7 @@ from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.rows import Rows
 from stjax.training.state import make_initial, make_train_step
 
-ROWS, LENGTH, FEATURES, USERS = 32, 50, 16, 997
+ROWS, LENGTH, FEATURES, USERS, BATCHES = 32, 50, 16, 997, 8
 
 
 def main() -> None:
@@ -39,61 +39,70 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[10**k for k in (4, 5, 6, 7)])
     parser.add_argument("--dense", type=int, default=10**6, help="largest table that adamw is measured on")
     parser.add_argument("--compression", nargs="+", default=["none"], help="of ItemEmbed, with its rows")
-    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
-    for tables, compression in itertools.product(("adagrad", "lazy", "adamw"), args.compression):
-        for items in args.items:
-            if tables != "adamw" or items <= args.dense:
-                measure(tables, items, args.steps, compression)
-                gc.collect()
+    for tables in ("adagrad", "lazy", "adamw"):
+        sizes = [items for items in args.items if tables != "adamw" or items <= args.dense]
+        cases = [Case(tables, items, kind) for items in sizes for kind in args.compression]
+        times = [[case.seconds() for case in cases] for _ in range(args.rounds)]  # sizes in turn
+        for case, own in zip(cases, np.median(times, axis=0), strict=True):
+            print(json.dumps(case.line(float(own)) | {"rounds": args.rounds}), flush=True)
+        del cases
+        gc.collect()
 
 
-def measure(tables: Any, items: int, steps: int, compression: Any = "none") -> None:
-    model = Recommender(
-        items=ItemEmbed(FEATURES, compression=compression),
-        encoders={"time": TimeEmbed(FEATURES)},
-        fusion=ConcatFusion(FEATURES),
-        interest=GRU(),
-        head=Retrieval(objective=SampledSoftmax(256)),
-    )
-    settings = Optimizer(tables=tables)
-    schema = Schema(items + FIRST, USERS + FIRST, 345_600, place=False)
-    catalogue = jax.device_put(Catalogue(np.full((schema.items, 2), np.nan, np.float32), schema))
-    random, key = np.random.default_rng(0), jax.random.key(0)
-    batches = [batch(random, items) for _ in range(8)]
-    optimizer = make_optimizer(settings, 1000)
-    state = make_initial(model, optimizer)(key, batches[0], catalogue)
-    jitted: Any = make_train_step(
-        model, optimizer, learning_rate(settings, 1000), rows=None if tables == "adamw" else Rows
-    )
-    step = jitted.lower(key, state, batches[0], catalogue).compile()
-    times = []
-    rounds = steps if tables != "adamw" or items < 10**6 else min(steps, 10)
-    for k in range(rounds + 3):
+class Case:
+    """The compiled step on tables of a size, and what it trains."""
+
+    def __init__(self, tables: Any, items: int, compression: Any) -> None:
+        self.tables, self.items, self.compression = tables, items, compression
+        self.model = Recommender(
+            items=ItemEmbed(FEATURES, compression=compression),
+            encoders={"time": TimeEmbed(FEATURES)},
+            fusion=ConcatFusion(FEATURES),
+            interest=GRU(),
+            head=Retrieval(objective=SampledSoftmax(256)),
+        )
+        settings = Optimizer(tables=tables)
+        self.schema = Schema(items + FIRST, USERS + FIRST, 345_600, place=False)
+        nowhere = np.full((self.schema.items, 2), np.nan, np.float32)
+        self.catalogue = jax.device_put(Catalogue(nowhere, self.schema))
+        random, self.key = np.random.default_rng(0), jax.random.key(0)
+        self.batches = [batch(random, items) for _ in range(BATCHES)]
+        optimizer = make_optimizer(settings, 1000)
+        self.state = make_initial(self.model, optimizer)(self.key, self.batches[0], self.catalogue)
+        rows = None if tables == "adamw" else Rows
+        step: Any = make_train_step(self.model, optimizer, learning_rate(settings, 1000), rows=rows)
+        self.step = step.lower(self.key, self.state, self.batches[0], self.catalogue).compile()
+        self.seconds()  # not counted
+
+    def seconds(self) -> float:
+        """Of one step, a mean over all batches, each waited for."""
         begin = time.perf_counter()
-        state, metrics = step(key, state, batches[k % len(batches)], catalogue)
-        jax.block_until_ready((state, metrics))
-        times.append(time.perf_counter() - begin)
-    memory, state_bytes = step.memory_analysis(), sum(x.nbytes for x in jax.tree.leaves(state))
-    touched = 2 * state_bytes
-    if tables != "adamw":
-        rows = Rows.of(model, key, batches[0], schema)
-        touched = 2 * sum(x.nbytes for x in jax.tree.leaves(rows.take(state)))
-    line = {
-        "benchmark": "tables",
-        "tables": tables,
-        "compression": compression,
-        "items": items,
-        "milliseconds": round(1e3 * float(np.median(times[3:])), 3),
-        "touched_bytes": touched,
-        "temporary_bytes": memory.temp_size_in_bytes,
-        "state_bytes": state_bytes,
-        "steps": rounds,
-        "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
-        "cpus": os.cpu_count(),
-        "jax": jax.__version__,
-    }
-    print(json.dumps(line), flush=True)
+        for one in self.batches:
+            self.state, metrics = self.step(self.key, self.state, one, self.catalogue)
+            jax.block_until_ready((self.state, metrics))
+        return (time.perf_counter() - begin) / BATCHES
+
+    def line(self, seconds: float) -> dict[str, Any]:
+        """For a line of results."""
+        state_bytes = touched = sum(x.nbytes for x in jax.tree.leaves(self.state))
+        if self.tables != "adamw":
+            rows = Rows.of(self.model, self.key, self.batches[0], self.schema)
+            touched = sum(x.nbytes for x in jax.tree.leaves(rows.take(self.state)))
+        return {
+            "benchmark": "tables",
+            "tables": self.tables,
+            "compression": self.compression,
+            "items": self.items,
+            "milliseconds": round(1e3 * seconds, 3),
+            "touched_bytes": 2 * touched,
+            "temporary_bytes": self.step.memory_analysis().temp_size_in_bytes,
+            "state_bytes": state_bytes,
+            "device": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+            "cpus": os.cpu_count(),
+            "jax": jax.__version__,
+        }
 
 
 def batch(random: np.random.Generator, items: int) -> Batch:

@@ -24,7 +24,7 @@ from stjax.training.logging import Clock, Narrator, Plan
 from stjax.training.processes import is_leader
 from stjax.training.report import measure
 from stjax.training.setup import Setup
-from stjax.training.state import Metrics
+from stjax.training.state import Metrics, State
 
 STOPPED = "stopped by the caller"  # a Record's `stopped` after `on_validation` said so
 
@@ -105,20 +105,19 @@ def fit(
     experiment, per_epoch = setup.experiment, setup.batches.per_epoch
     settings, evaluation = experiment.training, experiment.evaluation
     record, start = load_record(checkpoints, setup), checkpoints.latest or 0
-    clock.enter("compile")
-    begun = None if start else setup.begin()
+    if not start:
+        clock.enter("compile")
+    ready = _first_state(setup, checkpoints, start)
     iterator = iter(stream(setup.batches))  # meanwhile
-    if begun is None:
-        state = setup.restored(checkpoints, start)
+    if start:
         iterator.set_state(record.data)
         clock.add(record.seconds)
         console.print(f"going on from step {start:,} of {setup.total_steps:,}", highlight=False)
-    else:
-        state = begun()
 
     window, shapes = Window(), set()
     plan = Plan(setup.total_steps, per_epoch, settings.epochs, evaluation.select)
     with Narrator(folder if is_leader() else None, console, clock, start, plan) as narrator:
+        state = ready()
         for done in range(start + 1, setup.total_steps + 1):
             if record.stopped:
                 break
@@ -154,6 +153,14 @@ def fit(
     clock.enter("checkpoint")
     checkpoints.wait()
     return record
+
+
+def _first_state(setup: Setup, checkpoints: Checkpoints, start: int) -> Callable[[], State]:
+    """What gives the state to go on from; a run that begins compiles its first step until it is asked."""
+    if not start:
+        return setup.begin()
+    state = setup.restored(checkpoints, start)
+    return lambda: state
 
 
 def load_record(checkpoints: Checkpoints, setup: Setup) -> Record:
