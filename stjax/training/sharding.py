@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
+from jax.experimental.mesh_utils import create_device_mesh
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stjax.errors import ConfigError
@@ -42,8 +43,9 @@ class Layout:
                 f"sharding.data {data} x sharding.model {model} is not {count}, the devices there are:"
                 " choose two numbers with that product, or sharding.data 0 for all that model leaves"
             )
-        shape, auto = (data, model), (jax.sharding.AxisType.Auto,) * 2
-        return cls(jax.make_mesh(shape, AXES, axis_types=auto, devices=devices), settings)
+        # A torus of TPUs may have to be cut: 4 of the 16 x 16 of a v6e pod are a part of a side.
+        grid = create_device_mesh((data, model), devices, allow_split_physical_axes=True)
+        return cls(Mesh(grid, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 2), settings)
 
     @property
     def single(self) -> bool:
