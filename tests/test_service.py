@@ -282,7 +282,9 @@ def metrics(client: TestClient) -> dict[str, float]:
     return found
 
 
-def test_nothing_is_answered_before_the_programs_are_compiled() -> None:
+def test_nothing_is_answered_before_the_programs_are_compiled(caplog: pytest.LogCaptureFixture) -> None:
+    """Meanwhile its log says what the states take."""
+    caplog.set_level("INFO", "stjax.service")
     engine, go = counting(), threading.Event()
     warm_up = engine.warm_up
 
@@ -300,6 +302,9 @@ def test_nothing_is_answered_before_the_programs_are_compiled() -> None:
         go.set()
         until(lambda: client.get("/health").json() == {"status": "ready"})
         assert client.post("/events", json={"events": [event()]}).status_code == 200
+    size = engine.memory()["user"]
+    assert f"a user's state: {size} bytes; capacity: 3 users on the device" in caplog.text
+    assert re.search(r"all: 50 users, \d+\.\d MiB on the host at most", caplog.text)
 
 
 def test_a_failing_engine_is_told(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from stjax.errors import UserError
 from stjax.serving import Event
 from stjax.serving.journal import JournalError
+from stjax.serving.snapshots import SnapshotError
 from tests.counting import counting, counts, expected, last, stream
 from tests.serving import assert_equal, parts, plain, request, start
 from tests.serving import stream as rich_stream
@@ -103,6 +104,34 @@ def test_a_full_disk_accepts_nothing_and_loses_nothing(
     engine.observe(events[10:])
     assert_holds(engine, events)
     engine.close()
+    with counting(tmp_path) as engine:
+        assert_holds(engine, events)
+
+
+def test_events_are_acknowledged_where_there_is_no_space_for_a_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever sent them would send them again, and they would be read twice."""
+    events = stream(60)
+
+    def full(*arguments) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with counting(tmp_path, snapshot_every=10) as engine:
+        engine.observe(events[:10])
+        with monkeypatch.context() as patch:
+            patch.setattr("stjax.serving.snapshots._save", full)
+            for at in range(10, 40, 5):
+                assert engine.observe(events[at : at + 5]).accepted == 5
+            assert engine.status()["counts"]["snapshots not written"] == 3
+            with pytest.raises(SnapshotError, match=r"No space left.* the older ones are whole"):
+                engine.save()
+        assert_holds(engine, events[:40])
+    with counting(tmp_path, snapshot_every=10) as engine:
+        assert engine.status()["counts"]["events read again at the start"] == 30
+        assert_holds(engine, events[:40])
+        engine.observe(events[40:])
+        assert "snapshots not written" not in engine.status()["counts"]
     with counting(tmp_path) as engine:
         assert_holds(engine, events)
 

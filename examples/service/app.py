@@ -228,8 +228,16 @@ class Service:
             await to_thread.run_sync(self._end)
 
     async def _warm_up(self) -> None:
-        memory = ", ".join(f"{name} {size / 2**20:,.2f} MiB" for name, size in self.engine.memory().items())
-        log.info("memory of states: %s; compiling", memory)
+        settings, memory = self.engine.settings, self.engine.memory()
+        log.info(
+            "a user's state: %d bytes; capacity: %d users on the device, %.1f MiB; all: %d users, %.1f MiB on the"
+            " host at most; compiling",
+            memory["user"],
+            settings.capacity,
+            memory["device"] / 2**20,
+            settings.users,
+            memory["host"] / 2**20,
+        )
         try:
             seconds = await to_thread.run_sync(self.engine.warm_up)
         except Exception as error:

@@ -109,9 +109,13 @@ class Engine:
         made = run.model, run.params, run.catalogue, run.vocabulary
         source = None if candidates is None else candidates(run.dataset)
         engine = cls(*made, name=run.name, settings=settings, folder=folder, candidates=source, clock=clock)
-        if history and not engine.status()["users"]:
-            read_history(engine._core, run.dataset)
-            engine.save()
+        try:
+            if history and not engine.status()["users"]:
+                read_history(engine._core, run.dataset)
+                engine.save()
+        except BaseException:
+            engine.close()
+            raise
         return engine
 
     def __enter__(self) -> Engine:
@@ -123,11 +127,12 @@ class Engine:
     def observe(self, events: Sequence[Event]) -> Observed:
         """Read events of any users, in any order. What cannot be read is told and counted, not raised.
 
-        Raises JournalError where the disk takes no more: then none of the call's events is accepted.
+        Raises JournalError where the disk takes no more: then none of the call's events is accepted. A snapshot
+        that cannot be written is counted, not raised: the journal has the events.
         """
         done = self._combiner("observe", list(events))
         if self._unsaved >= self.settings.snapshot_every:
-            self.save()
+            self._save_or_count()
         return done
 
     def recommend(self, requests: Sequence[Request], k: int = 10) -> list[Recommendation]:
@@ -177,6 +182,7 @@ class Engine:
         since: Unix seconds; earlier events are not learnt from. groups: parameters to change, by the
         beginnings of their paths. What states have read is not read again: parameters of the head alone, but
         for its pointer, never enter a state; where others change, a state mixes old and new.
+        New parameters are kept with a snapshot: where the disk takes none now, with the next.
         Raises BadEvent for an event that cannot be used, ConfigError for settings that cannot.
         """
         if not 0 < held_out < 1:
@@ -221,7 +227,7 @@ class Engine:
     def save(self) -> None:
         """Write a snapshot; the journal before it is dropped. Without a folder it does nothing.
 
-        Calls wait only while the states are copied.
+        Calls wait only while the states are copied. Raises SnapshotError where it cannot be written.
         """
         if self._record is None or not self._saving.acquire(blocking=False):
             return  # another thread is at it
@@ -263,6 +269,13 @@ class Engine:
             "counts": dict(core.counts.copy() + core.codec.counts.copy()),  # others may count meanwhile
             "memory": self.memory(),
         }
+
+    def _save_or_count(self) -> None:
+        """Save beside what is done already: an error must not say that it was not."""
+        try:
+            self.save()
+        except UserError:
+            self._combiner.exclusively(lambda: self._core.counts.update(["snapshots not written"]))
 
     def _take(self) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
         assert self._record is not None
@@ -309,7 +322,7 @@ class Engine:
             core.swap(params, version)
 
         self._combiner.exclusively(work)
-        self.save()
+        self._save_or_count()
 
     def _add_items(self, items: Sequence[Item]) -> None:
         try:
