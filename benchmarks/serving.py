@@ -4,8 +4,11 @@
     python -m benchmarks.serving cache                      an event with cached keys and values, or all again
     python -m benchmarks.serving many [--peer PYTHON]       events and answers a second
     python -m benchmarks.serving soak [--seconds 600]       a mixed load from several threads, then a replay
+        [--interest gru]
 
-PYTHON is that of an environment with NumPy, PyTorch and faiss-cpu. Random parameters, 64 features; a call
+PYTHON is that of an environment with NumPy, PyTorch and faiss-cpu. `--graphs FOLDER` keeps HNSW graphs for a
+later run; those of more than 100,000 items take many minutes and are built with it only (ahead of time by
+`PYTHON benchmarks/peers/search.py 1000000 64 0 2 graph FOLDER`). Random parameters, 64 features; a call
 blocks until its result is there. Prints JSON lines: milliseconds as [median, p99]. The peers' calls alternate
 with those of blocks of ours, so that both see the same machine.
 """
@@ -53,12 +56,16 @@ USERS, SIZE = 2048, 64
 PEER = Path(__file__).parent / "peers" / "search.py"
 INTERESTS: dict[str, Interest] = {"gru": GRU(), "lstm": LSTM(), "state space": StateSpace()}
 CACHED: dict[str, Interest] = {"attention": SelfAttention(window=512), "hstu": HSTU(window=512)}
+# Their rings go round in a soak: its users get some 200 events each.
+SOAKED = INTERESTS | {"attention": SelfAttention(window=64), "hstu": HSTU(window=64)}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("what", choices=("one", "cache", "many", "soak"))
     parser.add_argument("--peer", help="Python with NumPy, PyTorch and faiss")
+    parser.add_argument("--graphs", help="folder of the peer's HNSW graphs")
+    parser.add_argument("--interest", choices=SOAKED, default="gru", help="of the soak")
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--seconds", type=float, default=600)
@@ -142,8 +149,9 @@ def many(args: argparse.Namespace) -> None:
             rate = round(1e3 * users / times[0])
             _say("answers", items=items, users=users, milliseconds=times, per_second=rate)
         if args.peer is not None:
-            graph = items <= 100_000  # a graph of more takes an hour to build on two cores
-            _say("bare search, by the peers", **_peer(args.peer, items, calls, graph))
+            graph = args.graphs is not None or items <= 100_000
+            found = _peer(args.peer, items, calls, graph, args.graphs)
+            _say("bare search, by the peers", **found)
         floor = 1e3 * 4 * SIZE * items / _bandwidth()
         _say("floor", items=items, milliseconds=round(floor, 3), note="the table read once from memory")
 
@@ -160,7 +168,7 @@ def soak(args: argparse.Namespace) -> None:
     shapes = Shapes((1, 8, 64), (1, 8), (10, 100))
     settings = Settings(256, USERS, lateness=120, shapes=shapes, snapshot_every=20_000)
     with tempfile.TemporaryDirectory() as folder:
-        made = _parts(GRU(), 20_000)
+        made = _parts(SOAKED[args.interest], 20_000)
         engine = Engine(*made, settings=settings, folder=folder)
         _say("warm up", seconds=round(engine.warm_up(), 1), memory=engine.memory())
         before, begin = len(compiled), time.monotonic()
@@ -196,6 +204,7 @@ def soak(args: argparse.Namespace) -> None:
         times = {kind: np.concatenate([own[kind] for own in taken]) for kind in taken[0]}
         _say(
             "soak",
+            interest=args.interest,
             seconds=args.seconds,
             calls=sum(map(len, times.values())),
             events=engine.status()["events"],
@@ -277,9 +286,12 @@ def _spread(seconds: list[float] | np.ndarray) -> list[float]:
     return [round(1e3 * float(v), 3) for v in (np.median(seconds), np.percentile(seconds, 99))]
 
 
-def _peer(python: str, items: int, calls: int, graph: bool = False) -> dict[str, Any]:
+def _peer(
+    python: str, items: int, calls: int, graph: bool = False, folder: str | None = None
+) -> dict[str, Any]:
     threads = str(os.cpu_count())
     arguments = [str(items), str(SIZE), str(calls), threads, "graph" if graph else "flat"]
+    arguments += [] if folder is None else [folder]
     command = [python, str(PEER), *arguments]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 

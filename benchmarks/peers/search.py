@@ -2,9 +2,8 @@
 
 The bare search that no answer can do without: products of a query with all item vectors, the 10 largest.
 Arguments: items, dimensions, calls, threads, `flat` or `graph`, and perhaps a folder. Prints one JSON line:
-milliseconds by library, median and p99, and of `graph` HNSW's too with its recall of the exact answer. The graph
-is read from the folder where it lies there, else built and, with a folder, kept there. No calls: it is only
-built.
+milliseconds by library, median and p99; with `graph` HNSW too, and its recall of the exact answer. The graph
+is read from the folder where it lies there, else built and kept there. Without calls it is only built.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ def main(items: int, size: int, calls: int, threads: int, graph: bool, folder: s
 
 
 def _graph(table: np.ndarray, folder: str | None) -> tuple[Any, float | None]:
-    """HNSW with 32 links over all rows of (items, size), and the seconds it took to build, if it was built."""
+    """HNSW with 32 links over all rows of (items, size), and the seconds that building took, if it did."""
     items, size = table.shape
     kept = None if folder is None else Path(folder) / f"hnsw-{items}-{size}.faiss"
     if kept is not None and kept.is_file():
