@@ -74,6 +74,25 @@ INTERESTS: dict[str, Interest] = {
     "hstu-bias": HSTU(layers=1, heads=2, window=WINDOW, bias=BIAS),
     "state-space": StateSpace(layers=1),
 }
+
+
+class Together(Interest):
+    """Several interest models of the same events. What they say is added up, so that an error of one shows, and
+    one compilation tests them all."""
+
+    parts: tuple[Interest, ...] = tuple(INTERESTS.values())
+
+    def __call__(self, x, events, train=False):
+        return sum(part(x, events, train) for part in self.parts)
+
+    def init_state(self, batch, features):
+        return tuple(part.init_state(batch, features) for part in self.parts)
+
+    def step(self, state, x, event):
+        steps = [part.step(own, x, event) for part, own in zip(self.parts, state, strict=True)]
+        return tuple(own for own, _ in steps), sum(h for _, h in steps)
+
+
 # One of each kind of state; the others are slow.
 SOME_INTERESTS = [
     pytest.param(

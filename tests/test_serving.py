@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from stjax.nn import Ensemble
 from stjax.serving import Shapes
-from tests.library import ENCODERS, INTERESTS, SOME_INTERESTS
+from tests.library import ENCODERS, INTERESTS, WINDOW, Together
 from tests.serving import ALL, assert_equal, build, delayed, parts, plain, request, start, stream
 
 FEW = Shapes(batches=(3,), chunks=(4,), tops=(ALL,))  # compiling takes most of the time
@@ -26,11 +27,17 @@ def in_calls(events: list, seed: int, most: int = 9) -> list[list]:
     return calls
 
 
-@pytest.mark.parametrize("interest", SOME_INTERESTS)
-def test_answers_are_those_of_the_forward_pass(interest: str, tmp_path: Path) -> None:
-    """Of events that come late, with users who give way to others, before and after a restart."""
-    made, lateness = parts(plain(INTERESTS[interest], known=("time", "place", "scene"))), 50_000
+EACH = {"all of them": Together()} | INTERESTS
+ALONE = [pytest.param(name, marks=pytest.mark.slow) for name in INTERESTS]
+
+
+@pytest.mark.parametrize("name", ["all of them", *ALONE])
+def test_answers_are_those_of_the_forward_pass(name: str, tmp_path: Path) -> None:
+    """Of events that come late, with users who give way to others, before and after a restart; what attention
+    keeps of a user has gone round its ring."""
+    made, lateness = parts(plain(EACH[name], known=("time", "place", "scene"))), 50_000
     events = delayed(stream(83), lateness, seed=1)
+    assert sorted(Counter(event.user for event in events).values())[2] > WINDOW
     calls, requests = in_calls(events, 1), [request(user, k) for k, user in enumerate(USERS)]
     settings = {"capacity": 3, "shapes": FEW, "lateness": lateness, "waiting": 20, "folder": tmp_path}
     for part in (calls[:9], calls[9:]):

@@ -30,7 +30,7 @@ from stjax.serving.load import Trained
 from stjax.serving.loader import Served
 from stjax.serving.settings import Settings, Shapes
 from stjax.serving.stablehlo import PLATFORMS
-from tests.library import INTERESTS
+from tests.library import INTERESTS, Together
 from tests.serving import ALL, KNOWN, build, parts, plain, request, start, stream
 
 CONFIG = "tests/configs/served.py"
@@ -95,6 +95,7 @@ def loaded(folder: Path) -> tuple[dict[str, Any], dict[str, jax.Array], dict[str
 
 
 MODELS = {
+    "all interest models": plain(Together(), KNOWN),
     "gru": plain(INTERESTS["gru"], KNOWN),
     "lstm": plain(INTERESTS["lstm-gated"], ("place",)),
     "attention": plain(INTERESTS["attention-rotary-bias"], ("time",)),
@@ -103,11 +104,12 @@ MODELS = {
     "ensemble": Ensemble(plain(), 2),
     "all encoders": build(),
 }
+IN_CI = ("all interest models", "ensemble", "all encoders")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in ("lstm", "hstu") else ()) for name in MODELS],
+    [pytest.param(name, marks=() if name in IN_CI else pytest.mark.slow) for name in MODELS],
 )
 def test_answers_are_those_of_the_engine(name: str, tmp_path: Path) -> None:
     made = parts(MODELS[name])
