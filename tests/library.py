@@ -77,8 +77,8 @@ INTERESTS: dict[str, Interest] = {
 
 
 class Together(Interest):
-    """Several interest models of the same events. What they say is added up, so that an error of one shows, and
-    one compilation tests them all."""
+    """Several interest models of the same events. What they say is added up, so that an error of one shows,
+    and one compilation tests them all."""
 
     parts: tuple[Interest, ...] = tuple(INTERESTS.values())
 

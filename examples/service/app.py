@@ -230,8 +230,8 @@ class Service:
     async def _warm_up(self) -> None:
         settings, memory = self.engine.settings, self.engine.memory()
         log.info(
-            "a user's state: %d bytes; capacity: %d users on the device, %.1f MiB; all: %d users, %.1f MiB on the"
-            " host at most; compiling",
+            "a user's state: %d bytes; capacity: %d users on the device, %.1f MiB; all: %d users, %.1f MiB on"
+            " the host at most; compiling",
             memory["user"],
             settings.capacity,
             memory["device"] / 2**20,

@@ -127,8 +127,8 @@ class Engine:
     def observe(self, events: Sequence[Event]) -> Observed:
         """Read events of any users, in any order. What cannot be read is told and counted, not raised.
 
-        Raises JournalError where the disk takes no more: then none of the call's events is accepted. A snapshot
-        that cannot be written is counted, not raised: the journal has the events.
+        Raises JournalError where the disk takes no more: then none of the call's events is accepted. A
+        snapshot that cannot be written is counted, not raised: the journal has the events.
         """
         done = self._combiner("observe", list(events))
         if self._unsaved >= self.settings.snapshot_every:
