@@ -86,4 +86,5 @@ def _graph(table: np.ndarray, folder: str | None) -> tuple[Any, float | None]:
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:5]), sys.argv[5] == "graph", sys.argv[6] if len(sys.argv) > 6 else None)
+    items, size, calls, threads = map(int, sys.argv[1:5])
+    main(items, size, calls, threads, sys.argv[5] == "graph", sys.argv[6] if len(sys.argv) > 6 else None)
