@@ -115,3 +115,23 @@ def test_loss_of_a_mixture_and_its_gradients() -> None:
         np.testing.assert_allclose(a, b, atol=1e-5)
     # Without a gradient the plain path runs: the same value.
     np.testing.assert_allclose(found(*args), one[0], rtol=1e-5)
+
+
+def test_the_logits_of_one_row_are_those_of_many() -> None:
+    """One row is multiplied in another order (see `catalogue_logits`)."""
+    random = np.random.default_rng(11)
+    h, table, bias = (random.normal(size=s).astype(np.float32) for s in ((3, 5), (17, 5), (17,)))
+
+    def loss(h: jax.Array, table: jax.Array, bias: jax.Array) -> jax.Array:
+        return (jnp.where(jnp.arange(17) < 2, 0.0, softmax.catalogue_logits(h, table, bias, 2)) ** 2).sum()
+
+    whole = jax.grad(loss, (0, 1, 2))(h, table, bias)
+    rows = [jax.grad(loss, (0, 1, 2))(h[k : k + 1], table, bias) for k in range(3)]
+    for k in range(3):
+        expected = h[k] @ table.T + bias
+        np.testing.assert_allclose(
+            softmax.catalogue_logits(h[k : k + 1], table, bias, 2)[0, 2:], expected[2:], rtol=1e-5, atol=1e-5
+        )
+        np.testing.assert_allclose(rows[k][0][0], whole[0][k], rtol=1e-5, atol=1e-5)
+    for own, each in zip(whole[1:], zip(*(row[1:] for row in rows), strict=True), strict=True):
+        np.testing.assert_allclose(sum(each), own, rtol=1e-5, atol=1e-5)
