@@ -10,8 +10,16 @@ from pathlib import Path
 
 import tyro
 
+from examples.service.app import make_app
+from examples.service.bodies import Limits
+from examples.service.city import City
+from examples.service.server import serve
 from stjax.errors import UserError
 from stjax.memory import keep_freed_memory
+from stjax.serving import Engine
+from stjax.serving.load import load_run
+from stjax.serving.settings import Settings
+from stjax.training.setup import use_compilation_cache
 
 
 @dataclass(frozen=True)
@@ -44,22 +52,13 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 ended by a signal, 2 for what the user can mend."""
-    keep_freed_memory()  # before modules are imported that start threads
-    from examples.service.app import make_app
-    from examples.service.bodies import Limits
-    from examples.service.city import City
-    from examples.service.server import serve
-    from stjax.serving import Engine
-    from stjax.serving.load import load_run
-    from stjax.serving.settings import Settings
-    from stjax.training.setup import use_compilation_cache
-
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
     log = logging.getLogger("stjax.service")
     log.setLevel(logging.INFO)
     options = tyro.cli(Options, prog="python -m examples.service", args=list(arguments))
+    keep_freed_memory()
     use_compilation_cache()
     try:
         log.info("loading %s", options.run)
