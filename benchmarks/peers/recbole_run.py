@@ -47,6 +47,7 @@ for name, kind in ALIASES.items():
 _load = torch.load
 torch.load = lambda *args, **options: _load(*args, **{"weights_only": False, **options})
 
+# Only now, with those names in place: hence E402. This environment need not hold RecBole.
 from recbole.config import Config  # noqa: E402  # pyright: ignore[reportMissingImports]
 from recbole.data import create_dataset, data_preparation  # noqa: E402  # pyright: ignore[reportMissingImports]
 from recbole.trainer import Trainer  # noqa: E402  # pyright: ignore[reportMissingImports]

@@ -122,7 +122,7 @@ def fit(
             if record.stopped:
                 break
             batch = next(iterator)
-            first = batch.weight.shape not in shapes  # this call traces and compiles
+            first = batch.weight.shape not in shapes  # this call compiles, unless the start did
             shapes.add(batch.weight.shape)
             clock.enter("compile" if first else "train")
             state, metrics = setup.step(setup.key, state, setup.placed(batch), setup.catalogue)
