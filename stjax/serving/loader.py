@@ -19,54 +19,48 @@ class Served:
     """
 
     def __init__(self, folder):
-        folder, self.states, self.offsets, self.seen = Path(folder), {}, {}, {}
-        about, words = [json.loads((folder / f"{n}.json").read_bytes()) for n in ("schema", "vocabulary")]
-        self.about, self.items, self.first = about, words["item"], about["ids"]["first"]
+        texts = [Path(folder, f"{name}.json").read_bytes() for name in ("schema", "vocabulary")]
+        self.about, words = map(json.loads, texts)
+        self.items, self.first = words["item"], self.about["ids"]["first"]
         self.ids = {name: {w: i for i, w in enumerate(own, self.first)} for name, own in words.items()}
-        self.weights = device_put(dict(np.load(folder / "weights.npz")))
-        files = [(folder / f"{name}.bin").read_bytes() for name in ("cold", "observe", "recommend")]
+        self.weights = device_put(dict(np.load(Path(folder, "weights.npz"))))
+        files = [Path(folder, f"{name}.bin").read_bytes() for name in ("cold", "observe", "recommend")]
         cold, self.reads, self.answers = [jit(export.deserialize(bytearray(f)).call) for f in files]
-        self.cold = cold(np.zeros(1, np.int32))
+        self.users, self.new = {}, (cold(np.zeros(1, np.int32)), 0, frozenset())
 
-    def observe(self, events):
-        """Read events, in any order, but none of a user before one that an earlier call has read."""
-        for event in sorted(events, key=lambda event: event["time"]):
-            user, columns = event["user"], self._columns("events", event | {"valid": True})
-            self.states[user] = self.reads(self.weights, self.states.get(user, self.cold), columns)
-            self.offsets[user] = event.get("utc_offset", self.offsets.get(user, 0))
-            self.seen.setdefault(user, set()).add(event["item"])
+    def observe(self, event):
+        """Read the next event of a user; those of one user must come in the order of time."""
+        state, offset, seen = self.users.get(event["user"], self.new)
+        event = {"utc_offset": offset, "valid": True} | event
+        state = self.reads(self.weights, state, dict(self._columns("events", event)))
+        self.users[event["user"]] = state, event["utc_offset"], seen | {event["item"]}
 
-    def recommend(self, requests, k=10):
-        """The k best items for each request as (item, log-probability), the best first.
+    def recommend(self, request, k=10):
+        """The k best items as (item, log-probability), the best first.
 
-        Of a request's lists "allow" only, none of "deny", and with "exclude_seen" none that the user had.
+        Of the request's list "allow" only, none of "deny", and with "exclude_seen" none that the user had.
         """
-        return [self._best(request)[:k] for request in requests]
-
-    def _best(self, request):
-        user, columns = request["user"], self._columns("query", request)
-        seen = self.seen.get(user, ()) if request.get("exclude_seen") else ()
+        state, offset, seen = self.users.get(request["user"], self.new)
+        seen = seen if request.get("exclude_seen") else ()
         left = {*request.get("allow", self.items)}.difference(request.get("deny", ()), seen)
-        allowed = np.zeros((1, self.about["items"]), bool)
-        allowed[0, [self.ids["item"].get(item, 1) for item in left]] = True  # 1 is never answered
-        scores, ids = self.answers(self.weights, self.states.get(user, self.cold), columns, allowed)
-        best = zip(ids[0].tolist(), scores[0].tolist(), strict=True)
-        return [(self.items[i - self.first], score) for i, score in best if score > -np.inf]
+        # What is not known has the id 1, which is never answered.
+        allowed = np.isin(np.arange(self.about["items"]), [self.ids["item"].get(item, 1) for item in left])
+        columns = dict(self._columns("query", {"utc_offset": offset} | request))
+        (scores,), (ids,) = (x.tolist() for x in self.answers(self.weights, state, columns, allowed[None]))
+        return [(self.items[i - self.first], s) for i, s in zip(ids, scores, strict=True) if s > -np.inf][:k]
 
     def _columns(self, kind, row):
-        row = {"utc_offset": self.offsets.get(row["user"], 0), "context": {}} | row
-        row["time"], columns = int(row["time"] // 1) - self.about["epoch"], {}
+        row = {"context": {}} | row | {"time": int(row["time"] // 1) - self.about["epoch"]}
         for name, own in self.about[kind].items():
             value = row["context"].get(own["field"]) if "field" in own else row.get(name)
             if "vocabulary" in own:
                 value = 0 if value is None else self.ids[own["vocabulary"]].get(value, 1)
-            columns[name] = np.full((1, *own["shape"][1:]), np.nan if value is None else value, own["dtype"])
-        return columns
+            yield name, np.full((1, *own["shape"][1:]), np.nan if value is None else value, own["dtype"])
 
 
 if __name__ == "__main__":
     served = Served(Path(__file__).parent)
-    request = {"user": "somebody", "time": served.about["epoch"] + 3_600}
-    print(*served.recommend([request], k=3))
-    served.observe([request | {"item": served.items[0]}])
-    print(*served.recommend([request], k=3))
+    somebody = {"user": "somebody", "time": served.about["epoch"] + 3_600}
+    print(*served.recommend(somebody, k=3))
+    served.observe(somebody | {"item": served.items[0]})
+    print(*served.recommend(somebody, k=3))
