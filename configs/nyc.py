@@ -45,6 +45,7 @@ experiment = Experiment(
 )
 
 space = {
+    "training.epochs": Choice(3, 4, 6),
     "optimizer.learning_rate": Log(1e-3, 5e-3),
     "batching.batch_size": Choice(4, 8, 16),
     "model.dropout": Uniform(0.0, 0.4),

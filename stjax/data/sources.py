@@ -101,15 +101,19 @@ class FoursquareNYC:
 
     folder: holds train.csv.gz, val.csv.gz and test.csv.gz; by default `foursquare_nyc` in $STJAX_DATA or
     in ../shared/data. ties: see `stjax.data.prepare`; 121 events have the time of their user's previous one.
-    Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
+    alone: add the 42,888 check-ins of the log that the split leaves out, since no two others of their user are
+    within a day (checkins.csv.gz). They are of no trajectory and never targets. Those before the training
+    part's end, by users and at venues that it knows, train, so that vocabularies and targets stay as they are;
+    the others may be read. Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
     """
 
     folder: str | None = None
     ties: Ties = "log"
+    alone: bool = False
 
     def open(self) -> EventStore:
         """Prepare once and open. Raises SourceError where a file is missing."""
-        names = ["train.csv.gz", "val.csv.gz", "test.csv.gz"]
+        names = ["train.csv.gz", "val.csv.gz", "test.csv.gz"] + ["checkins.csv.gz"] * self.alone
         files = _files(self.folder, "foursquare_nyc", names)
         return _cached("foursquare-nyc", self, files, lambda out: self._prepare(files, out))
 
@@ -126,8 +130,10 @@ class FoursquareNYC:
                 trajectory="trajectory_id",
                 split=pl.lit(split),
             )
-            for file, split in zip(files, ("train", "validation", "test"), strict=True)
+            for file, split in zip(files[:3], ("train", "validation", "test"), strict=True)
         ]
+        if self.alone:
+            parts.append(_alone(pl.read_csv(files[3], infer_schema=False), pl.concat(parts)))
         columns = LogColumns(
             utc_offset="utc_offset",
             utc_offset_unit="minutes",
@@ -138,6 +144,37 @@ class FoursquareNYC:
         )
         # the published row counts include equal rows
         prepare(pl.concat(parts), columns, out, keep_duplicates=True, ties=self.ties)
+
+
+def _alone(log: pl.DataFrame, split: pl.DataFrame) -> pl.DataFrame:
+    """The check-ins of the log that are not in the split, as its rows; whole minutes tell them apart."""
+    minute = pl.col("time").str.slice(0, 16).str.replace("T", " ")
+    # Where the seconds are cut off: at the end of its minute no event precedes a target that it may follow.
+    last = pl.col("utc_time").str.replace(r":\d\dZ$", ":59Z")
+    log = log.select(
+        latitude="lat",
+        longitude="lon",
+        user="user_id",
+        item="venue_id",
+        time=pl.when(pl.col("seconds_exact") == "0").then(last).otherwise("utc_time"),
+        utc_offset="tz_offset_min",
+        category="category",
+    ).with_columns(minute=minute)
+    split = split.with_columns(minute=minute)
+    train = split.filter(pl.col("split") == "train")
+    learnt = (
+        (pl.col("minute") <= train["minute"].max())
+        & pl.col("user").is_in(train["user"].unique().implode())
+        & pl.col("item").is_in(train["item"].unique().implode())
+    )
+    rest = log.join(split, on=["user", "item", "minute"], how="anti").with_columns(
+        trajectory=pl.lit(None, pl.String), split=pl.when(learnt).then(pl.lit("train"))
+    )
+    # One venue has one place and category, which are the split's where it has it.
+    known = split.group_by("item").agg(pl.col("latitude", "longitude", "category").first())
+    rest = rest.join(known, on="item", how="left", suffix="_known", maintain_order="left")
+    own = [pl.coalesce(f"{name}_known", name).alias(name) for name in ("latitude", "longitude", "category")]
+    return rest.with_columns(own).select(split.drop("minute").columns)
 
 
 @dataclass(frozen=True)
