@@ -19,8 +19,10 @@ import pytest
 from stjax.data import download, sources
 from stjax.data.__main__ import main
 from stjax.data.city import City
+from stjax.data.dataset import Dataset
 from stjax.data.download import SourceError, fetch_wheel
 from stjax.data.log import LogColumns
+from stjax.data.protocols import TEST, TRAIN, VALID, TrajectoryLast
 from stjax.data.rows import Ties
 from stjax.data.sources import (
     FoursquareNYC,
@@ -84,6 +86,32 @@ def test_foursquare_nyc_has_the_published_rows() -> None:
         "trajectory": "meta",
         "split": "meta",
     }
+
+
+def test_check_ins_alone_are_read_and_learnt_from_but_never_targets() -> None:
+    split, whole = (FoursquareNYC(_data("foursquare_nyc"), alone=alone).open() for alone in (False, True))
+    assert len(whole) == len(split) + 42_888
+    datasets = [Dataset(store, TrajectoryLast()(store)) for store in (split, whole)]
+    assert datasets[0].schema.items == datasets[1].schema.items
+    assert datasets[0].schema.users == datasets[1].schema.users
+
+    def asked(dataset: Dataset, part: int) -> list[tuple[str, str, int]]:
+        rows = dataset.targets(part)
+        users, items = (_texts(dataset.store, name)[rows] for name in ("user", "item"))
+        return list(zip(users, items, dataset.store.columns["time"][rows].tolist(), strict=True))
+
+    for part in (VALID, TEST):
+        assert asked(datasets[0], part) == asked(datasets[1], part)
+        histories = [dataset.history(dataset.targets(part)).count for dataset in datasets]
+        assert (histories[0] <= histories[1]).all() and histories[0].sum() < histories[1].sum()
+    alone = np.asarray(whole.columns["trajectory"]) == MISSING
+    assert alone.sum() == 42_888
+    learnt = alone & (TrajectoryLast()(whole).label == TRAIN)
+    assert learnt.sum() == len(datasets[1].train_rows) - len(datasets[0].train_rows)
+    # Nothing trains that is later than the published training part.
+    assert split.schema.epoch == whole.schema.epoch
+    last = split.columns["time"][_texts(split, "split") == "train"].max()
+    assert whole.columns["time"][learnt].max() // 60 <= last // 60
 
 
 def test_movielens_100k_has_the_published_rows() -> None:
