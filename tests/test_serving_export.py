@@ -41,7 +41,7 @@ USERS = [f"user{k}" for k in range(2, 8)]  # some of them never do anything
 PACKAGES = ("jax", "numpy", "flatbuffers", "jaxlib", "ml_dtypes", "opt_einsum", "scipy")
 
 # Reads {"events": [...], "requests": [...], "k": ...} and writes the answers.
-ALONE = '''
+ALONE = """
 import importlib, json, sys
 
 for package in ("stjax", "flax", "optax", "polars", "pytest"):
@@ -57,7 +57,7 @@ served, given = Served(sys.argv[1]), json.load(sys.stdin)
 for event in given["events"]:
     served.observe(event)
 print(json.dumps([served.recommend(request, given["k"]) for request in given["requests"]]))
-'''
+"""
 
 
 def plainly(one: Event | Request) -> dict[str, Any]:
