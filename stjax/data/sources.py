@@ -101,10 +101,10 @@ class FoursquareNYC:
 
     folder: holds train.csv.gz, val.csv.gz and test.csv.gz; by default `foursquare_nyc` in $STJAX_DATA or
     in ../shared/data. ties: see `stjax.data.prepare`; 121 events have the time of their user's previous one.
-    alone: add the 42,888 check-ins of the log that the split leaves out, since no two others of their user are
-    within a day (checkins.csv.gz). They are of no trajectory and never targets. Those before the training
-    part's end, by users and at venues that it knows, train, so that vocabularies and targets stay as they are;
-    the others may be read. Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
+    alone: add the 42,888 check-ins of the log (checkins.csv.gz) that the split leaves out, nearly all of them
+    alone or in twos within a day. They are of no trajectory and never targets. Those before the end of the
+    training part, of users and venues that it knows, train too, so that vocabularies and targets stay as they
+    are; the others may be read. Source: Yang et al., TSMC 2015 (log), SIGIR 2022 (split).
     """
 
     folder: str | None = None
