@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +26,11 @@ def test_every_name_is_there_and_no_other() -> None:
         assert getattr(stjax.nn, name).__doc__, f"{name} has no docstring"
     with pytest.raises(AttributeError, match="no attribute 'serving_'"):
         stjax.serving_  # noqa: B018 (to read it is the test)
+
+
+def test_a_folder_of_the_same_name_beside_a_script_hides_nothing(tmp_path: Path) -> None:
+    """Such as the clone itself, beside scripts that use it."""
+    (tmp_path / "stjax").mkdir()
+    code = "from importlib.util import find_spec; print(find_spec('stjax').origin)"
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert found.stdout.strip() == stjax.__file__, found.stderr

@@ -80,6 +80,7 @@ def test_recent_events_are_those_of_the_log(trained: Trained) -> None:
 
 def test_new_events_are_kept_within_bounds_and_over_restarts(trained: Trained, tmp_path: Path) -> None:
     recent = Recent(Log(trained.dataset.store), each=3, users=2)
+    recent.keep(tmp_path / "recent.jsonl")
     new = [
         Event("bob/1", f"n{k}", 1_360_000_700.5 + k, place=(1.0, 2.0), context={"a": [1]}) for k in range(2)
     ]
@@ -87,15 +88,33 @@ def test_new_events_are_kept_within_bounds_and_over_restarts(trained: Trained, t
     assert recent.of("bob/1")[1:] == new
     recent.add([Event("eve", f"n{k}", k) for k in (5, 3, 4, 6)])
     assert [e.time for e in recent.of("eve")] == [3, 4, 6]  # what came first went, whatever its time
-    recent.save(tmp_path / "recent.json")
-    again = Recent(each=3, users=2)
-    again.load(tmp_path / "recent.json")
-    assert again.of("bob/1") == new
-    assert again.of("eve") == recent.of("eve")
-    again.load(tmp_path / "no such file")
+    with (tmp_path / "recent.jsonl").open("a") as file:
+        file.write('["eve", "cut')  # the process was killed as it wrote
+    for _ in range(2):
+        again = Recent(each=3, users=2)
+        again.keep(tmp_path / "recent.jsonl")
+        assert again.of("bob/1") == new
+        assert again.of("eve") == recent.of("eve")
+        again.close()
     recent.add([Event("zoe", "n", 1)])  # one user too many: who came longest ago
     assert [e.item for e in recent.of("bob/1")] == ["museum", "bar", "bar"]
     assert len(recent.of("eve")) == 3
+    recent.close()
+
+
+def test_the_file_of_new_events_stays_small(tmp_path: Path) -> None:
+    file, recent = tmp_path / "recent.jsonl", Recent()
+    recent.keep(file, most=1000)
+    for k in range(100):
+        recent.add([Event("ann", f"n{k}", k), Event("bob", f"n{k}", k)])
+        assert sum(kept.stat().st_size for kept in tmp_path.iterdir()) < 2500
+    recent.close()
+    again = Recent()
+    again.keep(file, most=1000)
+    kept = [e.time for e in again.of("ann")]
+    assert kept == list(range(100 - len(kept), 100))
+    assert len(kept) >= 7
+    again.close()
 
 
 def test_places_are_moved_by_the_mean_distance_in_all_directions() -> None:

@@ -64,7 +64,7 @@ class Service:
     def __init__(self, engine: Engine, city: City, limits: Limits, state: Path | None) -> None:
         self.engine, self.city, self.limits = engine, city, limits
         self.metrics = Metrics()
-        self._file = None if state is None else state / "recent.json"
+        self._file = None if state is None else state / "recent.jsonl"
         self._ready, self._failing = False, ""
         self._items = json.dumps(city.items()).encode()
         self._threads = CapacityLimiter(limits.concurrent)
@@ -173,13 +173,11 @@ class Service:
         return JSONResponse({"users": found[: int(text)], "found": len(found), "of": len(everybody)})
 
     async def user(self, request: Request) -> Response:
-        """A user's recent events, oldest first."""
+        """A user's recent events, oldest first. None of a new one: every id may be a user's."""
         user = request.path_params["user"]
-        events = self.city.recent.of(user)
-        if not events:
-            raise HTTPException(404, f"no events of user {user[:40]!r} are here")
         kept = [
-            {"item": e.item, "time": e.time, "utc_offset": e.utc_offset, "place": e.place} for e in events
+            {"item": e.item, "time": e.time, "utc_offset": e.utc_offset, "place": e.place}
+            for e in self.city.recent.of(user)
         ]
         return JSONResponse({"user": user, "events": kept})
 
@@ -219,7 +217,7 @@ class Service:
     @contextlib.asynccontextmanager
     async def _life(self, app: Starlette) -> AsyncIterator[None]:
         if self._file is not None:
-            self.city.recent.load(self._file)
+            self.city.recent.keep(self._file)
         warming = asyncio.create_task(self._warm_up())
         try:
             yield
@@ -250,9 +248,8 @@ class Service:
     def _end(self) -> None:
         try:
             self.engine.save()
-            if self._file is not None:
-                self.city.recent.save(self._file)
         finally:
+            self.city.recent.close()
             self.engine.close()
         log.info("saved; %d events were ever accepted", self.engine.status()["events"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -9,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -32,9 +33,16 @@ class Recent:
     ) -> None:
         self._log, self._each, self._users = log, each, users
         self._new: OrderedDict[str, deque[Event]] = OrderedDict()
+        self._out: TextIO | None = None
 
     def add(self, events: Iterable[Event]) -> None:
         """Events that were accepted."""
+        events = list(events)
+        self._remember(events)
+        with contextlib.suppress(OSError):  # the engine has the events; it tells of a full disk
+            self._write(events)
+
+    def _remember(self, events: Iterable[Event]) -> None:
         for event in events:
             self._new.setdefault(event.user, deque(maxlen=self._each)).append(event)
             self._new.move_to_end(event.user)
@@ -46,18 +54,41 @@ class Recent:
         events = [*self._log(user), *self._new.get(user, ())]
         return sorted(events, key=lambda event: event.time)[-self._each :]
 
-    def save(self, file: Path) -> None:
-        """Keep the new events for the next start."""
-        events = [dataclasses.astuple(event) for own in self._new.values() for event in own]
-        partial = file.with_suffix(".partial")
-        partial.write_text(json.dumps(events))
-        partial.replace(file)
+    def keep(self, file: Path, most: int = 1 << 26) -> None:
+        """Read what an earlier process kept in this file, however that one ended, and write there what is
+        added from now on. Of more than `most` bytes it takes the place of the file of older events.
+        """
+        self._file, self._older, self._most = file, file.with_suffix(".older"), most
+        for kept in (self._older, self._file):
+            if kept.is_file():
+                self._remember(filter(None, map(_event, kept.read_bytes().splitlines())))
+        self._out = file.open("a")
+        self._out.write("\n")  # after a line that was cut
 
-    def load(self, file: Path) -> None:
-        """Read what `save` kept, if it did."""
-        if file.is_file():
-            for user, item, time, offset, place, *more in json.loads(file.read_text()):
-                self.add([Event(user, item, time, offset, place and tuple(place), *more)])
+    def _write(self, events: Iterable[Event]) -> None:
+        if self._out is None:
+            return
+        self._out.writelines(f"{json.dumps(dataclasses.astuple(event))}\n" for event in events)
+        self._out.flush()
+        if self._out.tell() > self._most:
+            self._out.close()
+            self._file.replace(self._older)
+            self._out = self._file.open("a")
+
+    def close(self) -> None:
+        """Write no more."""
+        if self._out is not None:
+            self._out.close()
+            self._out = None
+
+
+def _event(line: bytes) -> Event | None:
+    """Of a line of the file; None of one that was cut."""
+    try:
+        user, item, time, offset, place, *more = json.loads(line)
+    except ValueError:
+        return None
+    return Event(user, item, time, offset, place and tuple(place), *more)
 
 
 @dataclass(frozen=True)

@@ -145,6 +145,7 @@ function trouble(error, again) {
     again();
   };
   byId("answer").setAttribute("aria-busy", "false");
+  byId("answer").classList.add("old"); // it is not of what is asked now
 }
 
 // ---- what is answered
@@ -161,6 +162,7 @@ function show(request, items) {
   list.replaceChildren(...items.map((each, i) => row(each, i, items, before)));
   if (!items.length) list.append(make("li", "none", "No place may be answered here: allow a greater distance."));
   list.setAttribute("aria-busy", "false");
+  list.classList.remove("old");
   slide(list, old);
   const gone = before?.filter((id) => !items.some((each) => each.item === id)) ?? [];
   byId("against").textContent = against ? `Moves since ${against.asked.join(", ")}` : "";
@@ -260,10 +262,7 @@ function placeOf(event) {
 }
 
 async function read(user) {
-  const found = await call(`/users/${encodeURIComponent(user)}`).catch((error) => {
-    if (error.status === 404) return { events: [] };
-    throw error;
-  });
+  const found = await call(`/users/${encodeURIComponent(user)}`);
   Object.assign(state, { user, events: found.events });
   const recent = state.events.slice(-LINE);
   map.recent = recent.map(placeOf).filter(Boolean);
@@ -290,9 +289,10 @@ async function choose(user, given = {}) {
   change({ day: weekday(since), half: Math.floor((((since % DAY) + DAY) % DAY) / 1800), place, radius: null, ...given });
 }
 
-// The user and the places of the last day or so.
+// The user and the places of the last day or so; of a new user, the city.
 function view(place) {
-  map.fit([...map.recent.slice(-6), ...(place ? [place] : [])], 3);
+  if (map.recent.length) map.fit([...map.recent.slice(-6), ...(place ? [place] : [])], 3);
+  else map.fit(city.place.filter(Boolean), 1);
 }
 
 function middle() {
@@ -318,7 +318,7 @@ function legend() {
   if (first.length < count.size) rows.push([OTHER, first.length ? "other" : "items"]);
   const marks = [
     ['<circle cx="8" cy="8" r="7" fill="#0b6e4f"/>', "recommended, by rank"],
-    ['<path d="M2 12 8 4l6 7" fill="none" stroke="#22262b"/><circle cx="8" cy="4" r="2.5" fill="#fff" stroke="#22262b"/><circle cx="14" cy="11" r="2.5"/>', "recent places, to the last"],
+    ['<path d="M1 13 7 4l5 7" fill="none" stroke="#22262b"/><circle cx="7" cy="4" r="2.5" fill="#fff" stroke="#22262b"/><circle cx="12" cy="11" r="3.5" fill="#22262b"/>', "recent places, to the last"],
     ['<path d="M8 16C7 12 3 10 3 6a5 5 0 0 1 10 0c0 4-4 6-5 10" fill="#d1203a"/>', "the user is here: click to move"],
   ];
   const dots = rows.map(([own, text]) => [`<circle cx="8" cy="8" r="4" fill="${own}"/>`, text]);
@@ -330,6 +330,18 @@ function legend() {
   }));
 }
 
+// What an address says, but for what no control could have said.
+function addressed(words) {
+  const number = (name) => (words.get(name) ? Number(words.get(name)) : NaN), given = {};
+  const [day, half, radius] = [number("day"), Math.round(2 * number("hour")), number("km")];
+  const place = (words.get("place") ?? "").split(",").map((degrees) => (degrees ? Number(degrees) : NaN));
+  if (day in DAYS) given.day = day;
+  if (half >= 0 && half < 48) given.half = half;
+  if ([...byId("radius").options].some((option) => Number(option.value) === radius)) given.radius = radius;
+  if (place.length === 2 && Math.abs(place[0]) <= 90 && Math.abs(place[1]) <= 180) given.place = place;
+  return given;
+}
+
 async function start() {
   byId("problem").hidden = true;
   try {
@@ -339,16 +351,13 @@ async function start() {
     legend();
     map.items = { places: city.place, colours: city.colours };
     map.fit(city.place.filter(Boolean), 1);
-    byId("about").textContent = `${model.items.toLocaleString("en")} places, ${model.users.toLocaleString("en")} users · ${model.version}`;
+    const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
+    byId("about").textContent = `${many(model.items, "place")}, ${many(model.users, "user")} · ${model.version}`;
     const unread = ["time", "place"].filter((part) => !model.reads.includes(part));
     byId("unread").hidden = !unread.length;
-    byId("unread").textContent = `This model does not read the ${unread.join(" or ")} of a request: it changes no score.`;
-    const users = await suggest(""), words = new URLSearchParams(location.hash.slice(1)), given = {};
-    if (words.has("day")) given.day = Number(words.get("day"));
-    if (words.has("hour")) given.half = Math.round(2 * Number(words.get("hour")));
-    if (words.has("place")) given.place = words.get("place").split(",").map(Number);
-    if (words.has("km")) given.radius = Number(words.get("km"));
-    await choose(words.get("user") || users[0] || "somebody", given);
+    byId("unread").textContent = `This model does not read the ${unread.join(" or ")} of a request: moving it changes no score.`;
+    const users = await suggest(""), words = new URLSearchParams(location.hash.slice(1));
+    await choose(words.get("user") || users[0] || "somebody", addressed(words));
   } catch (error) {
     byId("about").textContent = "";
     trouble(error, start);
