@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.client
 import json
 import os
@@ -21,6 +23,8 @@ from starlette.testclient import TestClient
 
 from examples.service.app import make_app
 from examples.service.bodies import Limits
+from examples.service.guard import Guard
+from examples.service.metrics import Metrics
 from stjax.errors import UserError
 from stjax.serving import Engine, Event
 from tests.counting import ITEMS, counting, counts, expected
@@ -281,6 +285,19 @@ def metrics(client: TestClient) -> dict[str, float]:
             assert sample[1] not in found
             found[sample[1]] = float(sample[3])
     return found
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, 499), (True, 500)])
+def test_a_caller_who_has_left_is_no_failure(fails: bool, status: int) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if fails:
+            raise OSError("the disk")
+
+    counted = Metrics()
+    scope = {"type": "http", "path": "/", "method": "GET"}
+    with pytest.raises(OSError, match="disk") if fails else contextlib.nullcontext():
+        asyncio.run(Guard(app, counted)(scope, app, app))  # pyright: ignore[reportArgumentType]
+    assert f'{{route="/",method="GET",status="{status}"}} 1' in "\n".join(counted._own(ready=True))
 
 
 def test_nothing_is_answered_before_the_programs_are_compiled(caplog: pytest.LogCaptureFixture) -> None:

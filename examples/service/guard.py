@@ -10,6 +10,7 @@ from examples.service.metrics import Metrics
 
 ROUTES = ("/", "/events", "/recommendations", "/health", "/metrics", "/model", "/items", "/users")
 METHODS = ("GET", "HEAD", "POST")
+LEFT = 499  # counted where the caller has left before an answer began, as nginx does
 HEADERS = {
     # The page needs nothing from elsewhere, and nobody else may show it or send calls for it.
     "content-security-policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'",
@@ -30,7 +31,7 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begin, status = time.perf_counter(), 500
+        begin, status = time.perf_counter(), LEFT
 
         async def watched(message: Message) -> None:
             nonlocal status
@@ -45,6 +46,9 @@ class Guard:
         self._metrics.in_flight += 1
         try:
             await self._app(scope, receive, watched)
+        except BaseException:
+            status = 500 if status == LEFT else status
+            raise
         finally:
             self._metrics.in_flight -= 1
             method = scope["method"] if scope["method"] in METHODS else "other"

@@ -275,7 +275,11 @@ export class CityMap {
     pen.font = "12px system-ui, sans-serif";
     pen.textAlign = "right";
     pen.textBaseline = "alphabetic";
-    pen.fillText(km < 1 ? `${Math.round(km * 1000)} m` : `${km} km`, x - 4, y - 6);
+    const text = km < 1 ? `${Math.round(km * 1000)} m` : `${km} km`;
+    pen.strokeStyle = GROUND; // around the letters, so that items do not hide them
+    pen.lineWidth = 4;
+    pen.strokeText(text, x - 4, y - 6);
+    pen.fillText(text, x - 4, y - 6);
   }
 
   // ---- hands

@@ -18,6 +18,7 @@ const state = { user: "", events: [], place: null, day: 0, half: 24, radius: nul
 let shown = null; // the answer on the page: {user, items, asked}
 let base = null; // the answer that moves are told against: the one before the control that is moved now
 let moving = "";
+let framed = false; // whether the map has been laid around this user and the first answer
 const map = new CityMap(byId("map"), (place, by) => change({ place }, by), hovered);
 
 // ---- calls
@@ -170,6 +171,8 @@ function show(request, items) {
   byId("said").textContent = items.length ? `First now: ${items[0].item}. ${gone.length} of ${K} are new.` : "";
   map.ranked = items.map((each) => city.place[city.index.get(each.item)] ?? null);
   map.lit = -1;
+  if (!framed) view(state.place);
+  framed = true;
   map.draw();
 }
 
@@ -200,7 +203,7 @@ function row({ item, score }, i, items, before) {
 
 function percent(score) {
   const share = 100 * Math.exp(score);
-  return share < 0.1 ? "< 0.1%" : `${share.toFixed(share < 9.95 ? 1 : 0)}%`;
+  return share < 0.1 ? "< 0.1%" : `${share.toFixed(share < 9.95 ? 1 : 0)}%`;
 }
 
 function moved(item, i, before) {
@@ -269,8 +272,9 @@ async function read(user) {
   byId("user").value = user;
   byId("recent-head").textContent = recent.length ? `Last ${recent.length} places, latest first` : "No places yet";
   byId("recent").replaceChildren(...recent.reverse().map((event) => {
-    const own = make("li", "", `${event.item} `);
-    own.append(make("time", "", said(event.time, event.utc_offset ?? offset())));
+    const own = make("li"), name = make("span", "name", event.item);
+    name.title = event.item;
+    own.append(name, make("time", "", said(event.time, event.utc_offset ?? offset(), {})));
     return own;
   }));
 }
@@ -285,14 +289,13 @@ async function choose(user, given = {}) {
   }
   const since = (last()?.time ?? Date.now() / 1000) + offset() + 3600; // an hour later, then as the sliders say
   const place = placeOf(last()) ?? middle();
-  view(place);
+  framed = false;
   change({ day: weekday(since), half: Math.floor((((since % DAY) + DAY) % DAY) / 1800), place, radius: null, ...given });
 }
 
-// The user and the places of the last day or so; of a new user, the city.
+// The user, the places of the last day or so, and what is recommended.
 function view(place) {
-  if (map.recent.length) map.fit([...map.recent.slice(-6), ...(place ? [place] : [])], 3);
-  else map.fit(city.place.filter(Boolean), 1);
+  map.fit([...map.recent.slice(-6), ...map.ranked, place].filter(Boolean), 3);
 }
 
 function middle() {
