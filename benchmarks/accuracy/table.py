@@ -52,9 +52,10 @@ NYC = (
     " the target's own trajectory"
 )
 LOG = (
-    "they read, beside the published split's check-ins, the 42,888 of the same log that it leaves out because they"
-    " lie alone or in twos within a day; 28,319 of these, before the end of the training part, are trained on."
-    " Targets and candidates are the same 1,433 and 4,980; what is published had not these check-ins"
+    "they read, beside the check-ins of the published split, the 42,888 of the same log that it leaves out,"
+    " nearly all alone or in twos within a day; 28,319 of these, before the end of the training part, are"
+    " trained on. Targets and candidates are the same 1,433 and 4,980; what is published had not these"
+    " check-ins"
 )
 ROWS: dict[str, Row] = {
     "nyc": Row(
