@@ -42,14 +42,11 @@ PACKAGES = ("jax", "numpy", "flatbuffers", "jaxlib", "ml_dtypes", "opt_einsum", 
 
 # Reads {"events": [...], "requests": [...], "k": ...} and writes the answers.
 ALONE = """
-import importlib, json, sys
+import importlib.util, json, sys
 
 for package in ("stjax", "flax", "optax", "polars", "pytest"):
-    try:
-        importlib.import_module(package)
-    except ModuleNotFoundError:
-        continue
-    raise SystemExit(f"{package} can be imported")
+    if importlib.util.find_spec(package) is not None:
+        raise SystemExit(f"{package} is installed")
 sys.path.insert(0, sys.argv[1])
 from loader import Served
 
@@ -80,7 +77,7 @@ def assert_same(engine: Engine, found: Sequence[Any], requests: Sequence[Request
 
 def loaded(folder: Path) -> tuple[dict[str, Any], dict[str, jax.Array], dict[str, Any]]:
     """Functions, weights and schema.json of an export."""
-    names = ("cold", "observe", "read", "recommend")
+    names = ("cold", "observe", "read", "score", "recommend")
     programs = {n: jax.export.deserialize(bytearray((folder / f"{n}.bin").read_bytes())) for n in names}
     schema = json.loads((folder / "schema.json").read_text())
     return programs, dict(np.load(folder / "weights.npz")), schema
@@ -160,18 +157,21 @@ def test_functions_take_plain_arrays_of_any_batch_and_length(small: tuple[Path, 
             np.testing.assert_array_equal(x[0], cold[name][0])
         query = {name: column(about, (batch,)) for name, about in schema["query"].items()}
         allowed = random.random((batch, schema["items"])) < 0.5
+        every = np.asarray(calls["score"](weights, state, query))
+        assert every.shape == allowed.shape
         scores, ids = map(np.asarray, calls["recommend"](weights, state, query, allowed))
         assert scores.shape == ids.shape == (batch, schema["k"])
         assert (scores[:, 1:] <= scores[:, :-1]).all()
         for b in range(batch):
             some = ids[b][np.isfinite(scores[b])]
             assert set(some) == set(np.flatnonzero(allowed[b])) - {0, 1}
+            np.testing.assert_allclose(scores[b][: len(some)], every[b][some], atol=1e-6)
 
 
 def test_the_folder_says_what_is_in_it_and_holds_no_more(small: tuple[Path, Any]) -> None:
     folder, (model, _, catalogue, vocabulary) = small
     files = {path.name for path in folder.iterdir()}
-    assert files == {f"{n}.bin" for n in ("cold", "observe", "read", "recommend")} | {
+    assert files == {f"{n}.bin" for n in ("cold", "observe", "read", "score", "recommend")} | {
         "weights.npz",
         "items.npz",
         "schema.json",

@@ -22,6 +22,7 @@ from stjax.events import FIRST, Query
 from stjax.nn import GRU, ConcatFusion, Recommender, Retrieval, TimeEmbed
 from stjax.serving import Engine, Request, Settings, Shapes
 from stjax.serving.load import Trained, load_experiment, load_run
+from stjax.serving.load_export import load_trained
 from stjax.training import load_config
 from stjax.training.config import resolve, unresolve
 from stjax.training.report import make_scores
@@ -112,10 +113,10 @@ def test_the_service_loads_its_run_once(run: Path, tmp_path: Path, monkeypatch: 
 
     def load(path: Path, *more: Any) -> Trained:
         loads.append(path)
-        return load_run(path, *more)
+        return load_trained(path, *more)
 
     for module in (stjax.serving.engine, examples.service.__main__):
-        monkeypatch.setattr(module, "load_run", load)
+        monkeypatch.setattr(module, "load_trained", load)
     monkeypatch.setattr(examples.service.__main__, "use_compilation_cache", lambda: None)
     monkeypatch.setattr(examples.service.__main__.logging, "basicConfig", lambda **_: None)
     monkeypatch.setattr(examples.service.__main__, "serve", lambda app, *_: apps.append(app))

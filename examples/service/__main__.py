@@ -1,4 +1,4 @@
-"""`python -m examples.service RUN`: a finished run folder of train.py as a service."""
+"""`python -m examples.service RUN`: a finished run folder of train.py, or an export of it, as a service."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from examples.service.server import serve
 from stjax.errors import UserError
 from stjax.memory import keep_freed_memory
 from stjax.serving import Engine
-from stjax.serving.load import load_run
+from stjax.serving.load_export import load_trained
 from stjax.serving.settings import Settings
 from stjax.training.setup import use_compilation_cache
 
 
 @dataclass(frozen=True)
 class Options:
-    """Serve a finished run folder of train.py: events, recommendations, health, metrics and a page."""
+    """Serve a finished run folder of train.py, or an export of it: events, recommendations, health, metrics
+    and a page."""
 
     run: tyro.conf.Positional[Path]
-    """Run folder."""
+    """Run folder or export."""
     state: Path | None = None
     """Folder that keeps accepted events and states; without it they end with the process."""
     host: str = "127.0.0.1"
@@ -41,7 +42,7 @@ class Options:
     lateness: int = 0
     """Seconds by which an event may come after a later one of its user."""
     history: bool = True
-    """Whether users begin with their events of the run's log."""
+    """Whether users begin with their events of the run's log; an export has none."""
     kind: str | None = None
     """Categorical item field that colours the map; by default the first one."""
     concurrent: int = 64
@@ -62,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     use_compilation_cache()
     try:
         log.info("loading %s", options.run)
-        trained = load_run(options.run)
+        trained = load_trained(options.run)
         city = City.of(trained, options.history, options.kind)
         settings = Settings(options.capacity, options.users, options.lateness)
         engine = Engine.load(trained, settings=settings, folder=options.state, history=options.history)

@@ -105,8 +105,8 @@ class City:
 
     @classmethod
     def of(cls, trained: Trained, history: bool = True, kind: str | None = None) -> City:
-        """Of a run. history: whether users have the events of its log. kind: the categorical item field that
-        colours the map, the first one where it is None."""
+        """Of a run, or an export. history: whether users have the events of the run's log. kind: the
+        categorical item field that colours the map, the first one where it is None."""
         fields = trained.catalogue.items.categorical
         if kind is not None and kind not in fields:
             raise ConfigError(f"kind={kind!r} is no categorical item field; the log has {sorted(fields)}")
@@ -120,7 +120,7 @@ class City:
             kind=none if chosen is None else np.maximum(np.asarray(fields[chosen])[items] - FIRST, -1),
             kinds=() if chosen is None else trained.vocabulary[chosen].texts,
             reads=tuple(trained.model.known),  # pyright: ignore[reportAttributeAccessIssue]
-            recent=Recent(Log(trained.dataset.store) if history else lambda user: ()),
+            recent=Recent(Log(trained.dataset.store)) if history and trained.dataset else Recent(),
         )
 
     def items(self) -> dict[str, Any]:

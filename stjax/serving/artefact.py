@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -12,11 +13,17 @@ from pathlib import Path
 from stjax.errors import UserError
 from stjax.serving.durable import make_folder, sync_folder
 
-FORMAT = "stjax export 1"
+FORMAT = "stjax export 2"
 
 
 class ExportError(UserError):
     """A model or a folder that an export cannot be made of; the message names the remedy."""
+
+
+def check_packages() -> None:
+    """Raises ExportError where a package is missing that reads and writes programs."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise ExportError("exports need the package flatbuffers: pip install 'stjax[export]'")
 
 
 def check_folder(out: Path, overwrite: bool) -> None:

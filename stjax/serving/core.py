@@ -10,12 +10,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from stjax.events import Catalogue, Query
 from stjax.serving.answers import Filters, no_filters
 from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, event_key, stacked
+from stjax.serving.exported import Model
 from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
 from stjax.serving.mesh import Devices
@@ -45,7 +45,7 @@ class Core:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         params: Any,
         catalogue: Catalogue,
         vocabulary: Mapping[str, Vocabulary],

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flax import linen as nn
 
 from stjax.data.dataset import Dataset
 from stjax.errors import ConfigError, UserError
@@ -22,7 +21,9 @@ from stjax.serving.candidates import Source
 from stjax.serving.codec import BadEvent, Codec
 from stjax.serving.combine import Call, Combiner
 from stjax.serving.core import Core
-from stjax.serving.load import Trained, load_run, read_history
+from stjax.serving.exported import Model, check_run, check_settings
+from stjax.serving.load import Trained, read_history
+from stjax.serving.load_export import load_trained
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
@@ -50,24 +51,27 @@ class Engine:
     folder: of journal and snapshots, one engine at a time; None keeps nothing beyond the process. An engine
     with a folder goes on where the one before it stood, however that one ended.
     candidates: of requests that ask for some, see `stjax.serving.candidates`.
+    version: of the parameters, which states are bound to; None: the name and their digest.
     clock: now, in Unix seconds.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         params: Any,
         catalogue: Catalogue,
         vocabulary: Mapping[str, Vocabulary],
         *,
         name: str = "model",
+        version: str | None = None,
         settings: Settings | None = None,
         folder: str | os.PathLike[str] | None = None,
         candidates: Source | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.settings, self._clock = settings or Settings(), clock
-        version = f"{name}@{digest(params)}"
+        check_settings(model, self.settings)
+        version = version or f"{name}@{digest(params)}"
         self._core = Core(model, params, catalogue, vocabulary, self.settings, version, candidates)
         self._name, self._model = name, model
         self._tuning = threading.Lock()
@@ -97,20 +101,40 @@ class Engine:
         candidates: Callable[[Dataset], Source] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Engine:
-        """The best checkpoint of a finished run folder of `train.py`, as an engine.
+        """The best checkpoint of a finished run folder of `train.py`, or an export of it, as an engine.
 
-        run: the folder; or what `load_run` gave, where it serves for more than the engine.
-        history: whether users begin with their events of the run's log; not where `folder` holds users.
+        An export answers as its run does, and goes on with a `folder` of its run's engine, or the other way
+        round. It has no log, does not learn (`fine_tune`), takes no new items and runs on one device.
+
+        run: the folder; or what `load_trained` gave, where it serves for more than the engine.
+        history: whether users begin with their events of the run's log; not where `folder` holds users. Of an
+        export all begin without.
         candidates: makes their source from that log, such as `stjax.serving.candidates.Neighbours`.
-        Raises UserError where there is no such run, or its data are no longer there.
+        Raises UserError where the folder is neither, or not whole, or the run's data are no longer there;
+        ConfigError where an export is asked for what it cannot do.
         """
         if not isinstance(run, Trained):
-            run = load_run(run, None if settings is None else settings.sharding)
-        made = run.model, run.params, run.catalogue, run.vocabulary
-        source = None if candidates is None else candidates(run.dataset)
-        engine = cls(*made, name=run.name, settings=settings, folder=folder, candidates=source, clock=clock)
+            run = load_trained(run, None if settings is None else settings.sharding)
+        if candidates is not None and run.dataset is None:
+            raise ConfigError(
+                "candidates: an export has no log to make them of; load the run folder, or give the source to"
+                " `Engine(...)` itself with what `load_export` gives"
+            )
+        source = None if candidates is None or run.dataset is None else candidates(run.dataset)
+        engine = cls(
+            run.model,
+            run.params,
+            run.catalogue,
+            run.vocabulary,
+            name=run.name,
+            version=run.version,
+            settings=settings,
+            folder=folder,
+            candidates=source,
+            clock=clock,
+        )
         try:
-            if history and not engine.status()["users"]:
+            if history and run.dataset is not None and not engine.status()["users"]:
                 read_history(engine._core, run.dataset)
                 engine.save()
         except BaseException:
@@ -153,7 +177,9 @@ class Engine:
 
         A model scores them by their fields and place, with the popularity of an average item. Raises BadEvent
         for an item that is known or cannot be used, JournalError for a full disk; those before it are added.
+        ConfigError for an export.
         """
+        check_run(self._model, "add_items")
         self._combiner.exclusively(lambda: self._add_items(items))
 
     @property
@@ -183,8 +209,9 @@ class Engine:
         beginnings of their paths. What states have read is not read again: parameters of the head alone, but
         for its pointer, never enter a state; where others change, a state mixes old and new.
         New parameters are kept with a snapshot: where the disk takes none now, with the next.
-        Raises BadEvent for an event that cannot be used, ConfigError for settings that cannot.
+        Raises BadEvent for an event that cannot be used, ConfigError for settings that cannot, or an export.
         """
+        check_run(self._model, "fine_tune")
         if not 0 < held_out < 1:
             raise ConfigError(f"held_out={held_out} must be a share between 0 and 1")
         if not (epochs >= 1 and learning_rate > 0):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -18,7 +17,8 @@ import numpy as np
 
 from stjax.events import FIRST, MISSING, UNSEEN
 from stjax.serving import loader
-from stjax.serving.artefact import FORMAT, ExportError, check_folder, new_folder
+from stjax.serving.artefact import FORMAT, ExportError, check_folder, check_packages, new_folder
+from stjax.serving.exported import check_run
 from stjax.serving.flat import Flat, Functions
 from stjax.serving.load import Trained
 from stjax.serving.record import digest
@@ -39,11 +39,15 @@ with the packages jax, numpy and flatbuffers alone:
 | `cold.bin` | (users: int32 (B,), any values) → states of users without events |
 | `observe.bin` | (weights, states, events (B,)) → states after one event each; as before where not `valid` |
 | `read.bin` | (weights, states, events (B, L)) → states after some events each, the oldest first |
+| `score.bin` | (weights, states, query) → log-probabilities of all items, (B, {items}) |
 | `recommend.bin` | (weights, states, query, allowed: bool (B, {items})) → scores and ids, (B, {k}) each |
 | `weights.npz` | the weights, by the names that the functions want |
 | `schema.json` | names, shapes and types of weights, states, events and query; the log's fields; versions |
 | `vocabulary.json` | by name, the texts of the ids {first}, {first} + 1, ...; 0 is missing, 1 is unseen |
 | `items.npz` | places and categories of items by id, to choose what is allowed; no function reads it |
+
+Where stjax is installed, `stjax.serving.Engine.load` takes this folder, too: it keeps states and a journal,
+checks what comes and filters what is answered. The users of the log and their events are not in here.
 
 The functions are `jax.export` artefacts: `jax.export.deserialize(bytearray(...)).call` runs them for any B
 and L, each of which is compiled. Weights, states, events and query are dicts of arrays. Scores are
@@ -69,10 +73,11 @@ def export(trained: Trained, out: str | os.PathLike[str], k: int = 100, overwrit
 
     Raises ExportError where the folder cannot be written, `k` is less than 1, a part of the model has no form
     for every batch size and platform, or flatbuffers, which `jax.export` needs, is missing; ConfigError for a
-    model without a step form.
+    model without a step form, or of an export.
     """
     out = Path(out)
     check(out, k, overwrite)
+    check_run(trained.model, "export")
     functions, weights = functions_of(trained, k)
     about, programs = _about(trained, functions), lowered(functions)
     about |= {
@@ -99,8 +104,7 @@ def check(out: Path, k: int, overwrite: bool) -> None:
     """Raises ExportError where `export` would whatever the model."""
     if k < 1:
         raise ExportError(f"k={k} must be at least 1: the number of items of an answer")
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise ExportError("the export needs the package flatbuffers: pip install 'stjax[export]'")
+    check_packages()
     check_folder(out, overwrite)
 
 
@@ -132,6 +136,9 @@ def _about(trained: Trained, functions: Functions) -> dict[str, Any]:
         "epoch": schema.epoch,
         "ids": {"missing": MISSING, "unseen": UNSEEN, "first": FIRST},
         "items": functions.items,
+        "users": schema.users,
+        "place": schema.place,
+        "multiple": schema.multiple,
         "k": functions.k,
         "known": functions.model.known,
         "fields": [dataclasses.asdict(field) for field in schema.fields],
@@ -143,15 +150,16 @@ def _about(trained: Trained, functions: Functions) -> dict[str, Any]:
 
 
 def _vocabularies(trained: Trained, about: Mapping[str, Any]) -> list[str]:
-    """Of items, their fields, and what events and query read."""
+    """Of items, their fields and those of events, and of what events and query read."""
     read = [
         own["vocabulary"]
         for kind in ("events", "query")
         for own in about[kind].values()
         if "vocabulary" in own
     ]
-    items = trained.catalogue.items
-    return sorted({"item", *read, *items.categorical, *items.multi})
+    items, schema = trained.catalogue.items, trained.catalogue.schema
+    event = [field.name for field in schema.select("event", "categorical")]
+    return sorted({"item", *read, *event, *items.categorical, *items.multi})
 
 
 def _items(trained: Trained) -> dict[str, np.ndarray]:

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from stjax.events import Events, Query
+from stjax.serving.exported import Model
 from stjax.serving.programs import Weights
 
 Arrays = dict[str, Any]
@@ -55,7 +55,7 @@ class Functions:
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Model,
         weights: Weights,
         events: Events,
         k: int,
@@ -83,15 +83,19 @@ class Functions:
         """The states after some events each, (B, L), the oldest first."""
         return self._read("read", weights, state, events)
 
+    def score(self, weights: Arrays, state: Arrays, query: Arrays) -> jax.Array:
+        """Log-probabilities of all items, (B, V)."""
+        w, own = self.weights.tree(weights), self.state.tree(state)
+        asked = self.query.tree(query, jax.tree.leaves(state)[0].shape[:1])
+        return self.model.apply({"params": w.params}, own, asked, w.catalogue, w.table, method="answer")
+
     def recommend(
         self, weights: Arrays, state: Arrays, query: Arrays, allowed: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Log-probabilities and ids of the best items among those allowed (B, V), best first: (B, K) each.
 
         -inf where there are no more."""
-        w, lead = self.weights.tree(weights), allowed.shape[:1]
-        own, asked = self.state.tree(state), self.query.tree(query, lead)
-        log_p = self.model.apply({"params": w.params}, own, asked, w.catalogue, w.table, method="answer")
+        log_p = self.score(weights, state, query)
         return jax.lax.top_k(jnp.where(allowed, log_p, -jnp.inf), self.k)
 
     def _read(self, method: str, weights: Arrays, state: Arrays, events: Arrays) -> Arrays:

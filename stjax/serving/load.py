@@ -12,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from stjax.data.dataset import Dataset
 from stjax.errors import CheckpointError, ConfigError
 from stjax.events import Catalogue
 from stjax.serving.core import Core
+from stjax.serving.exported import Model
 from stjax.serving.vocabulary import Vocabulary, vocabularies
 from stjax.training import load_config
 from stjax.training.checkpoint import Checkpoints
@@ -32,14 +32,19 @@ AT_ONCE = 1 << 16  # events of the log that are in memory together
 
 @dataclass(frozen=True)
 class Trained:
-    """A model with the parameters of its best checkpoint, and what it was trained on."""
+    """A model with the parameters of its best checkpoint, and what it was trained on.
+
+    dataset: None where it is not at hand, as for an export. version: of the parameters; None: their digest
+    tells it.
+    """
 
     name: str
-    model: nn.Module
+    model: Model
     params: Any
     catalogue: Catalogue
     vocabulary: Mapping[str, Vocabulary]
-    dataset: Dataset
+    dataset: Dataset | None
+    version: str | None = None
 
 
 def load_run(run: str | os.PathLike[str], sharding: Sharding | None = None) -> Trained:

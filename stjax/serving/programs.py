@@ -15,12 +15,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from stjax.errors import ConfigError
 from stjax.events import Catalogue, Events, Query
 from stjax.ops import geo
 from stjax.serving.answers import Filters, no_filters
+from stjax.serving.exported import Model
 from stjax.serving.mesh import Devices
 from stjax.serving.settings import Shapes
 
@@ -55,9 +55,7 @@ class Programs:
     slots: rows of the states. devices: on which they run; by default one.
     """
 
-    def __init__(
-        self, model: nn.Module, capacity: int, shapes: Shapes, devices: Devices | None = None
-    ) -> None:
+    def __init__(self, model: Model, capacity: int, shapes: Shapes, devices: Devices | None = None) -> None:
         for method in ("init_state", "step", "read", "answer", "item_table"):
             if not hasattr(model, method):
                 raise ConfigError(f"model {type(model).__name__} has no {method!r}: it cannot be served")

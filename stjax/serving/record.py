@@ -14,6 +14,7 @@ import numpy as np
 
 from stjax.errors import UserError
 from stjax.serving.core import Core
+from stjax.serving.exported import check_run
 from stjax.serving.journal import Journal
 from stjax.serving.messages import Event, Item
 from stjax.serving.snapshots import Snapshots
@@ -175,6 +176,7 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
         core.add_item(Item(*fields))
     core.refresh()
     if version := about.get("tuned"):
+        check_run(core.programs.model, f"the snapshot's parameters {version}, of fine_tune")
         leaves, structure = jax.tree.flatten(core.weights.params)
         saved = [arrays[f"parameter_{i:03}"].view(leaf.dtype) for i, leaf in enumerate(leaves)]
         core.swap(jax.tree.unflatten(structure, saved), version)

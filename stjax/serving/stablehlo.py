@@ -45,23 +45,19 @@ def functions_of(trained: Trained, k: int) -> tuple[Functions, dict[str, jax.Arr
 
 
 def lowered(functions: Functions) -> dict[str, jax.export.Exported]:
-    """cold, observe, read and recommend with symbolic B and L. Raises ExportError where one cannot be."""
+    """All functions by name, with symbolic B and L. Raises ExportError where one cannot be."""
     batch, length = jax.export.symbolic_shape("B, L")
 
     def some(flat: Flat, *lead: Any) -> dict[str, jax.ShapeDtypeStruct]:
         return {name: jax.ShapeDtypeStruct((*lead, *x.shape[1:]), x.dtype) for name, x in flat.like.items()}
 
-    w, s = functions.weights.like, some(functions.state, batch)
+    w, s, query = functions.weights.like, some(functions.state, batch), some(functions.query, batch)
     arguments = {
         "cold": (jax.ShapeDtypeStruct((batch,), jnp.int32),),
         "observe": (w, s, some(functions.events, batch)),
         "read": (w, s, some(functions.events, batch, length)),
-        "recommend": (
-            w,
-            s,
-            some(functions.query, batch),
-            jax.ShapeDtypeStruct((batch, functions.items), bool),
-        ),
+        "score": (w, s, query),
+        "recommend": (w, s, query, jax.ShapeDtypeStruct((batch, functions.items), bool)),
     }
     return {name: _lower(name, getattr(functions, name), PLATFORMS, *own) for name, own in arguments.items()}
 
