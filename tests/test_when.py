@@ -14,7 +14,6 @@ from stjax.events import FIRST, Query
 from stjax.nn import (
     GRU,
     ConcatFusion,
-    Ensemble,
     ItemEmbed,
     NextTime,
     Pointer,
@@ -100,30 +99,6 @@ def test_training_reads_the_time_of_the_next_event() -> None:
     assert losses[0] != losses[1]
 
 
-def test_members_answer_by_the_mean_of_their_probabilities() -> None:
-    batch, catalogue = random_batch(3, 11)
-    one = model(("time",))
-    both = Ensemble(one, 2)
-    variables = random_parameters(both, batch, catalogue, method="loss")
-    history, query, _ = questions(batch.events, ("time",))
-    inner = [{"params": jax.tree.map(lambda x, k=k: x[k], variables["params"]["model"])} for k in range(2)]
-    each = [np.asarray(run(one, v, history, query, catalogue, method="scores")) for v in inner]
-    got = np.asarray(run(both, variables, history, query, catalogue, method="scores"))
-    np.testing.assert_allclose(np.exp(got), np.mean(np.exp(each), axis=0), rtol=1e-4, atol=1e-7)
-    losses = [run(one, v, batch, catalogue, method="loss")[0] for v in inner]
-    loss = run(both, variables, batch, catalogue, method="loss")[0]
-    np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-5)
-
-
-def test_members_start_differently() -> None:
-    batch, catalogue = random_batch(2, 5)
-    both = Ensemble(model(), 2)
-    init = jax.jit(partial(both.init, method="loss"))
-    params = init(jax.random.key(0), batch, catalogue)["params"]["model"]
-    kernel = params["head"]["output"]["project"]["kernel"]
-    assert kernel.shape[0] == 2 and not np.allclose(kernel[0], kernel[1])
-
-
 @pytest.mark.parametrize("edges", [(), (0,), (60, 3_600), (0, 60, 60)])
 def test_edges_that_are_no_histogram(edges: tuple[int, ...]) -> None:
     batch, catalogue = random_batch(2, 5)
@@ -135,6 +110,5 @@ def test_edges_that_are_no_histogram(edges: tuple[int, ...]) -> None:
 def test_what_does_not_fit_each_other() -> None:
     batch, catalogue = random_batch(2, 5)
     ranked = model().clone(ranking=Ranking((Task("click", "score", threshold=0.0),)))
-    for wrong, why in ((ranked, "needs a time"), (Ensemble(model(), 0), "members=0")):
-        with pytest.raises(ValueError, match=why):
-            jax.eval_shape(lambda wrong=wrong: wrong.init(jax.random.key(0), batch, catalogue, method="loss"))
+    with pytest.raises(ValueError, match="needs a time"):
+        jax.eval_shape(lambda: ranked.init(jax.random.key(0), batch, catalogue, method="loss"))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import Batch, Catalogue, Events, Query
+from stjax.nn.ranking import Ranking
 from stjax.nn.recommender import Recommender, UserState
 
 
@@ -29,6 +30,11 @@ class Ensemble(nn.Module):
     def setup(self) -> None:
         if self.members < 1:
             raise ValueError(f"members={self.members} must be at least 1")
+
+    @property
+    def ranking(self) -> Ranking | None:
+        """The members' ranking head."""
+        return self.model.ranking
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -78,6 +84,34 @@ class Ensemble(nn.Module):
         )
         return self._mean(each(self.model, state, table))
 
+    def rank(
+        self, history: Events, query: Query, candidates: jax.Array, catalogue: Catalogue
+    ) -> dict[str, jax.Array]:
+        """What becomes of each candidate now: item ids (B, C) to {task: (B, C)}.
+
+        Logits of the mean probability of binary tasks, the mean value of regressions. Raises ValueError for
+        members without a ranking head.
+        """
+        each = self._each(lambda model, history: model.rank(history, query, candidates, catalogue), None)
+        return self._mean_tasks(each(self.model, history))
+
+    def answer_rank(
+        self,
+        state: UserState,
+        query: Query,
+        candidates: jax.Array,
+        catalogue: Catalogue,
+        table: jax.Array | None = None,
+    ) -> dict[str, jax.Array]:
+        """As `rank`, from the users' states; equal to it."""
+        table = self.item_table(catalogue) if table is None else table
+        each = self._each(
+            lambda model, state, table: model.answer_rank(state, query, candidates, catalogue, table),
+            (1, 0),
+            out=0,
+        )
+        return self._mean_tasks(each(self.model, state, table))
+
     def _advance(
         self, method: str, state: UserState, events: Events, catalogue: Catalogue, table: jax.Array | None
     ) -> UserState:
@@ -100,3 +134,18 @@ class Ensemble(nn.Module):
 
     def _mean(self, log_p: jax.Array) -> jax.Array:
         return jax.nn.logsumexp(log_p, axis=0) - jnp.log(self.members)
+
+    def _mean_tasks(self, predicted: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Of {task: (K, B, C)}."""
+        assert self.ranking is not None  # else the members have raised
+        return {
+            task.name: _mean_odds(own) if task.kind == "binary" else own.mean(axis=0)
+            for task in self.ranking.tasks
+            for own in [predicted[task.name].astype(jnp.float32)]
+        }
+
+
+def _mean_odds(logits: jax.Array) -> jax.Array:
+    """Logits (K, ...) to that of their mean probability (...)."""
+    yes, no = (jax.nn.logsumexp(jax.nn.log_sigmoid(x), axis=0) for x in (logits, -logits))
+    return yes - no
