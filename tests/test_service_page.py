@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,10 @@ def test_the_page_answers_to_its_controls_without_an_error(tmp_path: Path) -> No
 
             put(page, "#user", "new", "change")
             page.until(f"{TEXT.format('#recent-head')} === 'No places yet'")
+            page.until(f"{ANSWERED} && {go} && ({go}.click(), true)")
+            page.until(f"{TEXT.format('#recent-head')} === 'Last 1 place, latest first'")
+            _, told = call(port, "/users/new")
+            assert 0 <= time.time() - told["events"][0]["time"] < 3600  # not ahead of the clock
             assert page.errors == []
 
             page.until(ANSWERED)

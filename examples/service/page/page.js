@@ -45,7 +45,8 @@ async function call(path, body, signal) {
   return content;
 }
 
-// ---- time: the sliders say a day and an hour, the request is the first such moment after the last event
+// ---- time: the sliders say a day and an hour, the request is the first such moment after the last event; of a
+// new user, the latest one that has been, as a visit cannot be ahead of the clock
 
 function last() {
   return state.events.at(-1);
@@ -59,7 +60,7 @@ function offset() {
 const weekday = (local) => (((Math.floor(local / DAY) + 3) % 7) + 7) % 7; // Monday is 0
 
 function moment() {
-  const since = (last()?.time ?? Date.now() / 1000) + offset();
+  const since = (last()?.time ?? Date.now() / 1000 - 7 * DAY) + offset();
   const days = Math.floor(since / DAY) + ((state.day - weekday(since) + 7) % 7);
   const local = days * DAY + state.half * 1800;
   return (local < since ? local + 7 * DAY : local) - offset();
@@ -72,6 +73,7 @@ function said(time, shift, more = { year: "numeric" }) {
 }
 
 const hours = (half) => `${String(half >> 1).padStart(2, "0")}:${half & 1 ? "30" : "00"}`;
+const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
 const kilometres = (km) => (km < 0.995 ? `${Math.round(km * 1000)} m` : `${km.toFixed(1)} km`);
 
 // ---- what is asked
@@ -130,6 +132,7 @@ function ask() {
     } catch (error) {
       if (error.name === "AbortError") return;
       trouble(error, ask);
+      byId("answer").classList.add("old"); // it is not of what is asked now
       if (error.status === 503) timer = setTimeout(ask, 3000); // busy, or still compiling
     }
   }, 60);
@@ -146,7 +149,6 @@ function trouble(error, again) {
     again();
   };
   byId("answer").setAttribute("aria-busy", "false");
-  byId("answer").classList.add("old"); // it is not of what is asked now
 }
 
 // ---- what is answered
@@ -270,7 +272,7 @@ async function read(user) {
   const recent = state.events.slice(-LINE);
   map.recent = recent.map(placeOf).filter(Boolean);
   byId("user").value = user;
-  byId("recent-head").textContent = recent.length ? `Last ${recent.length} places, latest first` : "No places yet";
+  byId("recent-head").textContent = recent.length ? `Last ${many(recent.length, "place")}, latest first` : "No places yet";
   byId("recent").replaceChildren(...recent.reverse().map((event) => {
     const own = make("li"), name = make("span", "name", event.item);
     name.title = event.item;
@@ -287,7 +289,7 @@ async function choose(user, given = {}) {
     trouble(error, () => choose(user, given));
     return;
   }
-  const since = (last()?.time ?? Date.now() / 1000) + offset() + 3600; // an hour later, then as the sliders say
+  const since = (last() ? last().time + 3600 : Date.now() / 1000) + offset(); // an hour later, or now
   const place = placeOf(last()) ?? middle();
   framed = false;
   change({ day: weekday(since), half: Math.floor((((since % DAY) + DAY) % DAY) / 1800), place, radius: null, ...given });
@@ -354,7 +356,6 @@ async function start() {
     legend();
     map.items = { places: city.place, colours: city.colours };
     map.fit(city.place.filter(Boolean), 1);
-    const many = (count, one) => `${count.toLocaleString("en")} ${one}${count === 1 ? "" : "s"}`;
     byId("about").textContent = `${many(model.items, "place")}, ${many(model.users, "user")} · ${model.version}`;
     const unread = ["time", "place"].filter((part) => !model.reads.includes(part));
     byId("unread").hidden = !unread.length;
