@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import sys
 
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX, _ARENA_MAX = -1, -2, -4, -8  # names of mallopt(3)
 _PAD = 64 << 20  # bytes asked of the system at a time
-_OBJECTS = 200_000  # new ones, after which Python looks for cycles among them
 
 
 def keep_freed_memory() -> bool:
@@ -31,12 +29,3 @@ def keep_freed_memory() -> bool:
     options = (_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _PAD)
     done = [mallopt(name, value) for name, value in options]
     return all(done)
-
-
-def collect_rarely() -> None:
-    """Let Python look for cycles of dead objects once in 200,000 new ones, where it does so after 700.
-
-    Imports and traces make millions of objects that live on, and the collector walks over them again and
-    again: that took a seventh of the time from the start of `train.py` to its first step.
-    """
-    gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])

@@ -70,8 +70,8 @@ def test_imports_point_downwards(path: Path) -> None:
     [
         ("stjax", {"flax", "polars", "grain", "orbax", "optax"}),
         ("stjax.nn", {"polars", "grain", "orbax", "tyro", "matplotlib", "tensorboardX"}),
-        ("stjax.data.pipeline", {"grain", "orbax", "tyro", "flax", "matplotlib", "tensorboardX"}),
-        ("stjax.training", {"grain", "matplotlib", "tensorboardX"}),
+        ("stjax.data.pipeline", {"polars", "grain", "orbax", "tyro", "flax", "matplotlib", "tensorboardX"}),
+        ("stjax.training, stjax.data.sources", {"polars", "grain", "matplotlib", "tensorboardX"}),
         ("stjax.serving", {"grain", "matplotlib", "tensorboardX"}),
         ("jax, stjax.tune", {"optuna", "matplotlib", "flax"}),
     ],

@@ -16,14 +16,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from stjax.data import download, sources
+from stjax.data import download, raw
 from stjax.data.__main__ import main
 from stjax.data.city import City
 from stjax.data.dataset import Dataset
 from stjax.data.download import SourceError, fetch_wheel
-from stjax.data.log import LogColumns
+from stjax.data.log import LogColumns, Ties
 from stjax.data.protocols import TEST, TRAIN, VALID, TrajectoryLast
-from stjax.data.rows import Ties
 from stjax.data.sources import (
     FoursquareNYC,
     Frappe,
@@ -219,7 +218,7 @@ def test_quickstart_reads_the_sample_inside_the_wheel(
     with zipfile.ZipFile(wheel, "w") as archive:
         text = header + "\r\n".join(rows) + "\r\n"
         archive.writestr("matdata/assets/sample/Foursquare_Sample.csv", text)
-    monkeypatch.setattr(sources, "fetch_wheel", lambda *_: wheel)
+    monkeypatch.setattr(raw, "fetch_wheel", lambda *_: wheel)
     source = Quickstart(min_user_events=2)
     store = source.open()
     assert store.vocabulary("user").to_list() == ["19", "7"]
@@ -240,7 +239,7 @@ def test_quickstart_reads_the_sample_inside_the_wheel(
     assert _texts(store, "price")[bakery] == "1"
     assert store.items["price"][flat] == MISSING
     assert _texts(store, "root_category")[flat] == "Home"
-    monkeypatch.setattr(sources, "fetch_wheel", None)
+    monkeypatch.setattr(raw, "fetch_wheel", None)
     assert source.open().fingerprint == store.fingerprint
 
 
@@ -368,13 +367,13 @@ def test_every_parameter_is_part_of_the_cache_key(cache: Path) -> None:
 def test_the_loser_of_a_race_uses_the_finished_store(
     failure: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_city = sources.write_city
+    write_city = raw.write_city
 
     def lose(city: City, out: Path) -> None:
         write_city(city, out)  # by another process, just before
         raise failure
 
-    monkeypatch.setattr(sources, "write_city", lose)
+    monkeypatch.setattr(raw, "write_city", lose)
     assert SyntheticCity(SMALL).open().users == SMALL.users
 
 
@@ -382,7 +381,7 @@ def test_a_store_that_cannot_be_made_is_an_error(monkeypatch: pytest.MonkeyPatch
     def fail(city: City, out: Path) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(sources, "write_city", fail)
+    monkeypatch.setattr(raw, "write_city", fail)
     with pytest.raises(OSError, match="disk full"):
         SyntheticCity(SMALL).open()
 

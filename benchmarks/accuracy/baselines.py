@@ -20,8 +20,8 @@ from rich.console import Console
 
 from stjax.baselines import all_baselines, reading
 from stjax.data.dataset import Dataset
+from stjax.data.log import Ties
 from stjax.data.protocols import PARTS
-from stjax.data.rows import Ties
 from stjax.evaluation import evaluate, render
 from stjax.training import Experiment, load_config
 

@@ -16,9 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from stjax.data import quality
-from stjax.data.log import LogColumns, LogError
+from stjax.data.log import LogColumns, LogError, Ties
 from stjax.data.prepare import prepare
-from stjax.data.rows import Ties
 from stjax.data.store import EventStore, StoreError
 
 

@@ -18,6 +18,8 @@ from stjax.errors import UserError
 # Names that the event store and the query use themselves.
 RESERVED = ("user", "item", "time", "utc_offset", "place")
 
+Ties = Literal["log", "hash"]  # which of a user's events at one time is first, see `stjax.data.prepare`
+
 
 class LogError(UserError):
     """A log that cannot be prepared; the message names the column or file, and the remedy."""

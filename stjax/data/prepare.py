@@ -16,8 +16,8 @@ import polars as pl
 from stjax.data import quality, read
 from stjax.data.clean import NO_TIME, UNREADABLE_TIME, Table, read_table
 from stjax.data.encode import WEEK, encode, monday
-from stjax.data.log import LogColumns, LogError
-from stjax.data.rows import Rows, Ties, below_minimum, duplicates, first_rows, in_order, tie_key
+from stjax.data.log import LogColumns, LogError, Ties
+from stjax.data.rows import Rows, below_minimum, duplicates, first_rows, in_order, tie_key
 from stjax.data.side import SideTable, TableFile
 from stjax.data.store import EventStore, check_target, write_store
 from stjax.events import MISSING

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 import polars as pl
@@ -13,9 +12,6 @@ from stjax.data.clean import Table
 
 USER_BELOW = "user below the minimum count"
 ITEM_BELOW = "item below the minimum count"
-
-
-Ties = Literal["log", "hash"]
 
 
 class Rows:

@@ -22,13 +22,15 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import polars as pl
 
 from stjax.errors import UserError
 from stjax.events import Field, Schema
+
+if TYPE_CHECKING:
+    import polars as pl
 
 FORMAT = 2
 
@@ -94,6 +96,8 @@ class EventStore:
 
     def vocabulary(self, name: str) -> pl.Series:
         """The text of each id of `item`, `user` or a field with ids; id = position + FIRST."""
+        import polars as pl  # here: slow to import, and training reads no text
+
         return pl.read_parquet(self.path / "vocabulary" / f"{name}.parquet")["value"]
 
     @functools.cached_property
@@ -119,6 +123,8 @@ def write_store(
     Raises StoreError where `path` exists and `overwrite` is False. An existing folder that is not a store
     is never overwritten.
     """
+    import polars as pl
+
     path = check_target(path, overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear_dead(path)
