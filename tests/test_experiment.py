@@ -117,6 +117,7 @@ def test_help_lists_the_fields_and_hides_flax(nested: Path, capsys: Any) -> None
     ("words", "names"),
     [
         (["--model.interest.layrs", "3"], "--model.interest.layers"),
+        (["--trainin.epochs", "3"], "--training.epochs"),
         (["--training.epochs", "many"], "--training.epochs"),
         (["--optimizer.schedule", "step"], "cosine"),
         (["--optimizer.learning-rate", "-1"], "optimizer.learning_rate -1.0 must be above 0"),
