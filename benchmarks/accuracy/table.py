@@ -120,8 +120,8 @@ ROWS: dict[str, Row] = {
         "Frappe, which app in a context, without order, each target beside two others",
         {"AUC": None, "logloss": None},
         "Markov with back-off",
-        remark="the FM reads the items' attributes, as the model does: **it is as good in AUC and better in log"
-        " loss**",
+        remark="the FM reads the items' attributes, as the model does: **it is as good in AUC and"
+        " better in log loss**",
     ),
 }
 
