@@ -36,7 +36,10 @@ async function call(path, body, signal) {
     if (error.name === "AbortError") throw error;
     throw new Failed("The service does not answer.");
   }
-  const content = await answer.json().catch(() => ({}));
+  const content = await answer.json().catch((error) => {
+    if (error.name === "AbortError") throw error; // not asked any more, while its answer was read
+    return {};
+  });
   if (!answer.ok) {
     const failed = new Failed(content.error ?? `The service answered with ${answer.status}.`);
     failed.status = answer.status;
