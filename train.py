@@ -16,7 +16,7 @@ QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
-    # Imports and traces make objects that live on; walking over them in search of dead ones took a tenth of
+    # Imports and traces make objects that live on; walking over them in search of dead ones took an eighth of
     # the time to the first step. This is before the first import that makes many.
     gc.set_threshold(1_000_000)
     from stjax.memory import keep_freed_memory
