@@ -1,19 +1,13 @@
-"""The example service: what it accepts, refuses and counts, and that nothing accepted is lost."""
+"""The example service: what it accepts, refuses and counts."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -21,31 +15,13 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from examples.service.app import make_app
 from examples.service.bodies import Limits
 from examples.service.guard import Guard
 from examples.service.metrics import Metrics
 from stjax.errors import UserError
-from stjax.serving import Engine, Event
+from stjax.serving import Event
+from tests.calls import T, event, served, until
 from tests.counting import ITEMS, counting, counts, expected
-from tests.counting_service import city
-
-T = 1_000_000
-
-
-def event(user: str = "u1", item: str = "i1", time: Any = T, **more: Any) -> dict[str, Any]:
-    return {"user": user, "item": item, "time": time, **more}
-
-
-def until(true: Callable[[], bool], seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.01)
-
-
-def served(engine: Engine, **options: Any) -> TestClient:
-    return TestClient(make_app(engine, city(), **options), raise_server_exceptions=False)
 
 
 @pytest.fixture(scope="module")
@@ -389,68 +365,3 @@ def test_calls_from_many_threads_lose_nothing() -> None:
         for thread in range(8):
             own = [Event(f"u{thread}", f"i{(k + j) % ITEMS}", T + k) for k in range(25) for j in range(3)]
             assert counts(engine, f"u{thread}") == expected(own, f"u{thread}")
-
-
-def start(folder: Path) -> tuple[subprocess.Popen[str], int]:
-    """The service in a process of its own, and its port."""
-    command = [sys.executable, "-m", "tests.counting_service", str(folder)]
-    fast = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in the tests' own process
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=fast)
-    assert process.stdout is not None
-    address = process.stdout.readline()
-    assert address.startswith("http://127.0.0.1:"), address
-    return process, int(address.rsplit(":")[-1])
-
-
-def call(port: int, path: str, body: Any = None) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        content = None if body is None else json.dumps(body)
-        method = "GET" if body is None else "POST"
-        connection.request(method, path, content, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read())
-    finally:
-        connection.close()
-
-
-def test_no_event_that_was_accepted_is_lost_at_the_end(tmp_path: Path) -> None:
-    """Ended while four callers post, gone on with by another process, ended again."""
-    accepted: list[Event] = []
-    unknown: list[Event] = []  # sent, not answered: they may be there or not
-    for first, ending in ((T, signal.SIGTERM), (2 * T, signal.SIGINT)):
-        process, port = start(tmp_path)
-        try:
-            until(lambda port=port: call(port, "/health")[0] == 200)
-            before = len(accepted)
-
-            def post(user: int, port: int = port, first: int = first) -> None:
-                for k in range(10_000):
-                    own = [Event(f"u{user}", f"i{(user + k + j) % ITEMS}", first + k) for j in range(2)]
-                    body = {"events": [event(each.user, each.item, each.time) for each in own]}
-                    try:
-                        status, answer = call(port, "/events", body)
-                    except (OSError, http.client.HTTPException):
-                        unknown.extend(own)
-                        return
-                    assert (status, answer["accepted"]) == (200, 2)
-                    accepted.extend(own)
-
-            with ThreadPoolExecutor(4) as pool:
-                posts = [pool.submit(post, user) for user in range(4)]
-                until(lambda before=before: len(accepted) > before + 60)
-                process.send_signal(ending)
-                for done in posts:
-                    done.result()
-            assert process.wait(30) == 0
-        finally:
-            process.kill()
-            process.communicate()
-    with counting(tmp_path) as engine:
-        found = {f"u{k}": counts(engine, f"u{k}") for k in range(4)}
-        assert len(accepted) <= engine.status()["events"] <= len(accepted) + len(unknown)
-    for user, own in found.items():
-        assert all(own[item] >= count for item, count in expected(accepted, user).items())
-    with served(counting(tmp_path), state=tmp_path) as client:  # the page goes on too
-        kept = client.get("/users/u1").json()["events"]
-        assert len(kept) == min(50, sum(found["u1"].values()))

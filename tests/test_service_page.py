@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser import Browser, chromium
-from tests.test_service import call, start, until
+from tests.calls import call, start, until
 
 T = 1_360_000_000  # Monday, 4 February 2013, 17:46:40 UTC
 TEXT = "document.querySelector('{}').innerText"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -57,7 +57,7 @@ LOG = (
     " trained on. Targets and candidates are the same 1,433 and 4,980; what is published had not these"
     " check-ins"
 )
-ROWS: dict[str, Row] = {
+OF_SPLIT = {
     "nyc": Row(
         "Foursquare NYC, last of trajectory, all earlier history, target's time not read",
         {"Acc@1": 0.335, "MRR": 0.475},
@@ -82,28 +82,16 @@ ROWS: dict[str, Row] = {
         "GETNext (Yang et al., SIGIR 2022): the history is the published one, the training file is rebuilt",
         new=0.06,
     ),
-    "nyc_log": Row(
-        "Foursquare NYC, last of trajectory, all earlier check-ins of the log, target's time not read",
-        {"Acc@1": 0.335, "MRR": 0.475},
-        "Markov with back-off",
-        {"Acc@1": "STHGCN .2625", "MRR": "STHGCN .3798"},
-        f"the rows named nyc_log: {LOG}",
-        new=0.06,
-    ),
-    "nyc_log_time": Row(
-        "the same, target's time read",
-        {"Acc@1": 0.435, "MRR": 0.55},
-        "Markov with back-off (reads time)",
-        {"Acc@1": "ROTAN .3106, GA-LLM .4070", "MRR": "ROTAN .4104"},
-        new=0.06,
-    ),
-    "nyc_log_training": Row(
-        "the same, history of the training part and of the own trajectory, target's time not read",
-        {"Acc@1": 0.295, "MRR": 0.435},
-        "Markov with back-off",
-        {"Acc@1": "GETNext .2435", "MRR": "GETNext .3621"},
-        new=0.06,
-    ),
+}
+OF_LOG = {name.replace("nyc", "nyc_log"): replace(row, remark="") for name, row in OF_SPLIT.items()}
+OF_LOG["nyc_log"] = replace(
+    OF_SPLIT["nyc"],
+    data="Foursquare NYC, last of trajectory, all earlier check-ins of the log, target's time not read",
+    remark=f"the rows named nyc_log: {LOG}",
+)
+ROWS: dict[str, Row] = {
+    **OF_SPLIT,
+    **OF_LOG,
     "movielens": Row(
         "MovieLens-100K, leave-one-out, full ranking, seen filtered",
         {"NDCG@10": 0.085, "HR@10": 0.165},
