@@ -57,8 +57,9 @@ class IALS:
     def scorer(self, dataset: Dataset, items: Array) -> Scorer:
         """Scores by item factors (V, K) of whatever origin."""
         y = jnp.asarray(items, jnp.float32)
-        squared, transposed = least_squares.gram(y), np.asarray(y).T
-        alpha, regularisation = self._settings
+        table = jax.block_until_ready(_table(y, self.regularisation))
+        transposed = np.asarray(y).T
+        alpha = jnp.float32(self.alpha)
 
         def score(query: Query, rows: np.ndarray) -> np.ndarray:
             del query
@@ -67,7 +68,7 @@ class IALS:
             for part in chunks(*own.coordinates, len(rows), self.factors, AT_ONCE):
                 for chunk in zip(*part, strict=True):  # one at a time: their number compiles nothing
                     chunk = Chunk(*chunk)
-                    x[chunk.row] = _solve(y, squared, chunk, alpha, regularisation)
+                    x[chunk.row] = _solve(table, chunk, alpha)
             return x[:-1] @ transposed
 
         return Scorer("iALS", (), score)
@@ -82,42 +83,33 @@ class IALS:
         scale = 1.0 / math.sqrt(self.factors)
         y = scale * jax.random.normal(jax.random.key(self.seed), (shape[1], self.factors))
         x = jnp.zeros((shape[0], self.factors))
-        users = chunks(user, item, count, shape[0], self.factors)
-        items = chunks(item, user, count, shape[1], self.factors)
+        users = jax.device_put(chunks(user, item, count, shape[0], self.factors))
+        items = jax.device_put(chunks(item, user, count, shape[1], self.factors))
         for _ in counted("iALS", self.iterations, "iterations"):
             x = self._half(y, users, shape[0])
             y = self._half(x, items, shape[1])
         return x, y
 
-    def _half(self, table: jax.Array, parts: list[Chunk], rows: int) -> jax.Array:
+    def _half(self, factors: jax.Array, parts: list[Chunk], rows: int) -> jax.Array:
         """Factors (rows, K) of one side, given those of the other."""
-        squared, out = least_squares.gram(table), jnp.zeros((rows, self.factors))
+        # One program at a time: with several in flight, or all in one program, jaxlib 0.10.2 hung on 2 CPU
+        # cores (presumably LAPACK's batched calls wait for threads which all wait).
+        table = jax.block_until_ready(_table(factors, self.regularisation))
+        out = jnp.zeros((rows, self.factors))
         for part in parts:
-            # One program at a time: with several in flight, or all in one program, jaxlib 0.10.2 hung on 2
-            # CPU cores (presumably LAPACK's batched calls wait for threads which all wait).
-            out = jax.block_until_ready(_solve_into(out, table, squared, part, *self._settings))
+            out = jax.block_until_ready(_solve_into(out, table, part, jnp.float32(self.alpha)))
         return out
 
-    @property
-    def _settings(self) -> tuple[jax.Array, jax.Array]:
-        return jnp.float32(self.alpha), jnp.float32(self.regularisation)
+
+_table = jax.jit(least_squares.Table.of)
 
 
 @jax.jit
-def _solve(
-    table: jax.Array, squared: jax.Array, chunk: Chunk, alpha: jax.Array, regularisation: jax.Array
-) -> jax.Array:
-    return least_squares.solve(table, squared, chunk.item, alpha * chunk.times, regularisation)
+def _solve(table: least_squares.Table, chunk: Chunk, alpha: jax.Array) -> jax.Array:
+    return least_squares.solve(table, chunk.item, alpha * chunk.times)
 
 
 @partial(jax.jit, donate_argnums=0)
-def _solve_into(
-    out: jax.Array,
-    table: jax.Array,
-    squared: jax.Array,
-    chunks: Chunk,
-    alpha: jax.Array,
-    regularisation: jax.Array,
-) -> jax.Array:
-    found = jax.lax.map(lambda chunk: _solve(table, squared, chunk, alpha, regularisation), chunks)
+def _solve_into(out: jax.Array, table: least_squares.Table, chunks: Chunk, alpha: jax.Array) -> jax.Array:
+    found = jax.lax.map(lambda chunk: _solve(table, chunk, alpha), chunks)
     return out.at[chunks.row].set(found, mode="drop")

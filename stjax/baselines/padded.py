@@ -11,8 +11,8 @@ from stjax.data.dataset import Dataset
 from stjax.data.windows import ranges
 from stjax.events import FIRST, Array
 
-ENTRIES = 1 << 20  # floats of a chunk's gathered factors (N, L, K), which bounds the memory of a step
-SHORTEST = 8
+ENTRIES = 1 << 18  # floats of a chunk's gathered factors (N, L, K): a megabyte, which stays in a core's cache
+SHORTEST, FINE = 8, 32
 
 
 class Chunk(NamedTuple):
@@ -30,15 +30,18 @@ class Chunk(NamedTuple):
 def chunks(
     row: np.ndarray, item: np.ndarray, count: np.ndarray, rows: int, factors: int, at_once: int | None = None
 ) -> list[Chunk]:
-    """Counts in coordinates as padded rows, each in the smallest length of 8, 16, 32 ... that holds it.
+    """Counts in coordinates as padded rows, each in the smallest length that holds it.
 
-    at_once: rows of a chunk, fewer where they are long; by default as many as there are.
+    at_once: rows of a chunk, fewer where they are long, of lengths 8, 16, 32 ...; by default as many as there
+    are, and in place of every length above 32 two, of 3/4 and the whole of it: less padding, more programs.
     """
     order = np.argsort(row, kind="stable")
     row, item, count = row[order], item[order], count[order]
     size = np.bincount(row, minlength=rows)
     start = np.cumsum(size) - size
     length = np.maximum(SHORTEST, 1 << np.ceil(np.log2(np.maximum(size, 1))).astype(np.int64))
+    if at_once is None:
+        length = np.where((length > FINE) & (4 * size <= 3 * length), 3 * length // 4, length)
     parts = []
     for long in np.unique(length[size > 0]):
         mine = np.flatnonzero((length == long) & (size > 0))
