@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,9 +25,22 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-MACHINE = ("device", "cpus", "jax", "python", "polars", "numpy", "hardware", "versions", "load")
-MORE_IS_BETTER = ("per_second", "ratio", "times", "flops_share", "bandwidth_share", "rate")
-LESS_IS_BETTER = ("milliseconds", "seconds", "bytes", "ms", "megabytes", "after")
+MACHINE = (
+    "device",
+    "cpus",
+    "jax",
+    "python",
+    "polars",
+    "numpy",
+    "hardware",
+    "versions",
+    "load",
+    "load_before",
+)
+# Words of a name, as they stand between "_", ".", and spaces: "items" does not speak of "ms".
+MORE_IS_BETTER = {"second", "ratio", "times", "share", "mfu"}  # a "second": so many per second
+LESS_IS_BETTER = {"milliseconds", "seconds", "bytes", "ms", "megabytes", "mbyte", "gib", "after", "warm"}
+LESS_IS_BETTER |= {"observe", "recommend", "step", "again", "flops"}  # of the engine, in milliseconds
 Key = tuple[str, ...]
 
 
@@ -58,9 +72,10 @@ class Change:
 
 def direction(name: str) -> int:
     """1 where more is better, -1 where less is, 0 where the name does not tell."""
-    if any(word in name for word in MORE_IS_BETTER):
+    words = set(re.split(r"[_. \[\]]+", name))
+    if words & MORE_IS_BETTER:
         return 1
-    return -1 if any(word in name for word in LESS_IS_BETTER) else 0
+    return -1 if words & LESS_IS_BETTER else 0
 
 
 def read(lines: Iterable[str]) -> tuple[dict[Key, dict[str, list[float]]], dict[str, set[str]]]:
@@ -77,6 +92,7 @@ def read(lines: Iterable[str]) -> tuple[dict[Key, dict[str, list[float]]], dict[
         for name in MACHINE:
             if name in line:
                 machines.setdefault(name, set()).add(json.dumps(line.pop(name)))
+        line = dict(flat(line))
         measured = dict(numbers(line))
         key = tuple(f"{n}={v}" for n, v in line.items() if n not in {m.split("[")[0] for m in measured})
         own = found.setdefault(key, {})
@@ -85,8 +101,18 @@ def read(lines: Iterable[str]) -> tuple[dict[Key, dict[str, list[float]]], dict[
     return found, machines
 
 
+def flat(line: Mapping[str, Any], within: str = "") -> Iterable[tuple[str, Any]]:
+    """Every value, one of an inner object as "outer.inner"; without lists of objects, which are details."""
+    for name, value in line.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{within}{name}.")
+        elif not (isinstance(value, list) and any(isinstance(v, Mapping) for v in value)):
+            yield within + name, value
+
+
 def numbers(line: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """What is measured in a line: fractions, lists [median, p99], and whole numbers of a measure's name."""
+    """What is measured in a line: fractions, the first of lists [median, p99] and of those of each round, and
+    whole numbers of a measure's name."""
     for name, value in line.items():
         if isinstance(value, list) and value and all(isinstance(v, float | int) for v in value):
             if direction(name):

@@ -29,6 +29,8 @@ DEFAULT = Path(__file__).parents[1] / "configs" / "movielens.py"
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
     command = parse(sys.argv[1:], default=DEFAULT)
     setup, evaluation = Setup.of(command.experiment), command.experiment.evaluation
     scorer = setup.scorer(setup.initial())

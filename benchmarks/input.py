@@ -73,7 +73,7 @@ def median_seconds(read: Callable[[], object], batches: int) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description="Input speed in sequences per second.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--length", type=int, default=200)
     parser.add_argument("--batch", type=int, default=512)
@@ -91,9 +91,10 @@ def main() -> None:
                     "benchmark": f"input/{name}/{way}",
                     "events": args.events,
                     "shapes": batches.shapes,
-                    "batches_per_s": round(1 / seconds, 1),
-                    "sequences_of_full_length_per_s": round(args.batch / seconds),
-                    "cores": os.cpu_count(),
+                    "batches_per_second": round(1 / seconds, 1),
+                    "sequences_per_second": round(args.batch / seconds),  # of full length
+                    "cpus": os.cpu_count(),
+                    "numpy": np.__version__,
                 }
                 print(json.dumps(figures), flush=True)
             prefetched.close()

@@ -45,7 +45,9 @@ CATALOGUES, POSITIONS = (10**4, 10**5, 10**6), 6_400
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("against", nargs="*", choices=[[], *ALL], default=[])
+    parser.add_argument(
+        "against", nargs="*", choices=[[], *ALL], default=[], metavar="AGAINST", help=", ".join(ALL)
+    )
     parser.add_argument("--longest", type=int, default=LENGTHS[-1], help="leave out lengths above it")
     parser.add_argument("--topology", help="of the chip that `precision` is compiled for, such as v5e:2x2")
     args = parser.parse_args()

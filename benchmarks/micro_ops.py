@@ -16,13 +16,18 @@ from stjax.ops import (
     cells,
     convolution,
     dropout,
+    excitation,
     geo,
     harmonics,
+    hashing,
     losses,
+    norm,
     pointwise,
     recurrence,
+    repeats,
     rhythm,
     rotary,
+    sampling,
     softmax,
     topk,
 )
@@ -56,6 +61,7 @@ def ops(b: int, n: int, d: int) -> Iterator[Op]:
     valid, key = jnp.ones((b, n), bool), jax.random.key(0)
     yield from of_moments(time, place)
     yield Op("dropout", lambda x: dropout.dropout(x, 0.2, key), (normal(b, n, d),), 1)
+    yield Op("layer norm", norm.layer_norm, (normal(b, n, d), normal(d), normal(d)), 3)
     yield Op("causal convolution", convolution.causal, (normal(b, n, 4, d),), 1)
     yield Op("rotary", lambda x: rotary.rotate(x, np.arange(n)), (normal(b, n, HEADS, d // HEADS),), 1)
 
@@ -90,7 +96,23 @@ def ops(b: int, n: int, d: int) -> Iterator[Op]:
         "gBCE": lambda h, t, b: losses.gbce_loss(h, t, b, target, drawn, 0.75, 2),
     }.items():
         yield Op(name, loss, (h, table, bias), 3)
+    yield from of_ids(jnp.asarray(random.integers(2, ITEMS, (b, n)), jnp.int32), time, jnp.abs(bias))
     yield Op("top 10 of 10,000", lambda x: topk.top_k(x, 10), (normal(b, ITEMS),))
+
+
+def of_ids(item: jax.Array, time: jax.Array, weights: jax.Array) -> Iterator[Op]:
+    """What is made of ids, and draws of them."""
+    n, key, now = item.shape[1], jax.random.key(0), item[:, -1:]
+    read, old = jnp.ones((len(item), 1, n), bool), (3_600, 86_400)
+    yield Op("hashed rows, 2 functions", lambda i: hashing.hashed_rows(i, 1 << 14), (item,))
+    yield Op("repeats", lambda i: repeats.repeats(i[:, None], i, read, [(now, i)]), (item,))
+    sums = partial(excitation.consecutive_sums, window=n, taus=old)
+    yield Op("excitation", lambda i, t: sums(i, t, t), (item, time))
+    yield Op("uniform draws", lambda key: sampling.uniform(key, NEGATIVES, ITEMS, 2), (key,))
+    yield Op(
+        "mixed draws", lambda key, i: sampling.mixed(key, NEGATIVES, ITEMS, i.ravel(), 0.5, 2), (key, item)
+    )
+    yield Op("weighted draws", lambda key, w: sampling.weighted(key, NEGATIVES, w), (key, weights))
 
 
 def of_moments(time: jax.Array, place: jax.Array) -> Iterator[Op]:

@@ -142,6 +142,7 @@ def cases(s: Setting) -> Iterator[Case]:
         "HSTU": library.HSTU(layers=1, window=length),
         "HSTU, biased": library.HSTU(layers=1, window=length, bias=everywhere),
         "StateSpace": library.StateSpace(layers=1),
+        "Mean": library.Mean(),
     }.items():
         yield interest(name, module, s)
     for name, module in {

@@ -1,7 +1,7 @@
 """Prepares a generated CSV log and prints one JSON line: rows/s and peak memory.
 
-    python benchmarks/prepare.py                # 10 million rows, about 900 MB of CSV
-    python benchmarks/prepare.py --rows 100000
+    python -m benchmarks.prepare                # 10 million rows, about 900 MB of CSV
+    python -m benchmarks.prepare --rows 100000
 
 The log has 200,000 users, 50,000 items, ISO times in order, places and a category, one row in a hundred
 of them with a fault. The preparation is the command that users run, in a process of its own.
@@ -53,7 +53,7 @@ def write_log(path: Path, rows: int, seed: int = 0) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     rows = parser.parse_args().rows
     with tempfile.TemporaryDirectory() as folder:

@@ -33,6 +33,8 @@ BATCHES, ROUNDS = 20, 5
 
 
 def main() -> None:
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
     command = parse(sys.argv[1:], default=DEFAULT)
     setup = Setup.of(command.experiment)
     length = max(length for _, length in setup.batches.shapes)

@@ -67,4 +67,33 @@ def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
 def test_directions() -> None:
     assert direction("targets_per_second") == 1 and direction("times_as_fast_as_the_step") == 1
     assert direction("compile_seconds") == -1 and direction("temporary_bytes") == -1
-    assert direction("length") == 0
+    assert direction("per_second") == direction("flops_share") == 1 and direction("peak_gib") == -1
+    for setting in (
+        "length",
+        "items",
+        "iterations",
+        "programs",
+        "candidates",
+    ):  # "ms", "ratio", "rate" inside
+        assert direction(setting) == 0
+
+
+def test_sizes_of_a_sweep_are_lines_of_their_own() -> None:
+    lines = [line(items=items, milliseconds=float(items)) for items in (1_000, 2_000)]
+    found, _ = read(map(json.dumps, lines))
+    assert [values["milliseconds"] for values in found.values()] == [[1_000.0], [2_000.0]]
+
+
+def test_numbers_of_inner_objects_and_lists_are_compared() -> None:
+    def one(ms: float, rows: int) -> dict[str, Any]:
+        facts = {
+            "roofline": {"memory_ms": ms, "bound": "memory"},
+            "shapes": [[7, 11]],
+            "warm_each": [ms, 9.0],
+        }
+        return line(**facts, collectives=[{"kind": "all-reduce", "count": rows}])
+
+    (change, each) = compare(*(read([json.dumps(one(ms, rows))])[0] for ms, rows in ((2.0, 3), (3.0, 5))))
+    assert (change.name, change.before, change.after) == ("roofline.memory_ms", 2.0, 3.0) and change.worse
+    assert (each.name, each.after) == ("warm_each[0]", 3.0)
+    assert "bound=memory" in " ".join(change.key)

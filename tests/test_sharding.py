@@ -11,10 +11,14 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from stjax.errors import ConfigError
-from stjax.training import Sharding, parse
+from stjax.training import Optimizer, Sharding, parse
+from stjax.training.optimizer import make_optimizer
+from stjax.training.paths import named
 from stjax.training.processes import join
+from stjax.training.rows import Rows
 from stjax.training.setup import Setup
 from stjax.training.sharding import Layout
+from stjax.training.state import State
 from tests.configs.tiny import TinyLog
 
 TINY = Path(__file__).parent / "configs" / "tiny.py"
@@ -96,6 +100,28 @@ def test_rules_that_do_not_fit_are_refused(rule: Any, words: str) -> None:
 def test_a_table_that_does_not_divide_names_the_remedy() -> None:
     with pytest.raises(ConfigError, match=r"24 rows .* the 5 devices .* sharding.rows_multiple 5"):
         specs({"items": {"table": array(24, 7)}}, 1, 5)
+
+
+@pytest.mark.parametrize("tables", ["adagrad", "lazy"])
+def test_what_rows_of_tables_keep_lies_as_they_do(tables: Any) -> None:
+    """Two optimizers divide the parameters; a step holds the rows of its batch on every device."""
+    layout = Layout.of(Sharding(), jax.devices()[:1])
+    optimizer = make_optimizer(Optimizer(tables=tables), 7)
+    state = State(array(), PARAMS, jax.eval_shape(optimizer.init, PARAMS))
+    made = layout.shardings(optimizer, state)
+    assert jax.tree.structure(made.state) == jax.tree.structure(state)
+    by_rows = [
+        (leaf.ndim, place.spec)
+        for (path, leaf), place in zip(
+            jax.tree_util.tree_leaves_with_path(state.optimizer),
+            jax.tree.leaves(made.state.optimizer),
+            strict=True,
+        )
+        if named(path).endswith("items/table")
+    ]
+    assert by_rows == ([(1, P("model"))] if tables == "adagrad" else 2 * [(2, P("model", None))])
+    used = jax.tree.map(lambda sharding: sharding.spec, Rows.used(made.used))
+    assert used["items"]["table"] == P() and used["interest"]["w"] == P(None, None)
 
 
 def test_a_mesh_must_be_of_the_devices_there_are() -> None:

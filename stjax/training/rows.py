@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.sharding import NamedSharding, PartitionSpec
 
 from stjax.errors import ConfigError
 from stjax.events import PADDING, UNSEEN, Batch, Catalogue
@@ -58,6 +59,16 @@ class Rows:
             user=_distinct(jnp.concatenate([special, events.user[:, 0]])),
             drawn=drawn,
         )
+
+    @staticmethod
+    def used(shardings: Any) -> Any:
+        """The shardings of parameters in a step, of those of whole tables: the rows of a batch, which are few
+        and of any number, lie on every device; all else as it does."""
+
+        def place(path: Any, own: NamedSharding) -> NamedSharding:
+            return own if vocabulary_of(named(path)) is None else NamedSharding(own.mesh, PartitionSpec())
+
+        return jax.tree_util.tree_map_with_path(place, shardings)
 
     def take(self, tree: Any) -> Any:
         """The rows of all tables of a tree; other arrays as they are."""

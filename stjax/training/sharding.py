@@ -89,12 +89,19 @@ class Layout:
         # What `data` alone shares is whole while in use, or XLA would share features instead of sequences.
         whole = jax.tree.map(lambda spec: PartitionSpec(*(a if a != "data" else None for a in spec)), specs)
         everywhere = self.sharding(PartitionSpec())
+
+        def as_its_parameter(moment: Any, own: NamedSharding) -> Any:
+            if isinstance(moment, optax.MaskedNode):  # of a parameter that another optimizer has
+                return moment
+            return self.sharding(PartitionSpec(*own.spec[: moment.ndim]))
+
         moments = optax.tree_map_params(
             optimizer,
-            lambda moment, own: self.sharding(PartitionSpec(*own.spec[: moment.ndim])),
+            as_its_parameter,
             abstract.optimizer,
             params,
             transform_non_params=lambda _: everywhere,
+            is_leaf=lambda x: isinstance(x, optax.MaskedNode),
         )
         state = State(step=everywhere, params=params, optimizer=moments)
         return Shardings(state, jax.tree.map(self.sharding, whole), everywhere)

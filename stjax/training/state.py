@@ -74,6 +74,10 @@ def make_train_step(
     after the other; the gradient is that of the whole, but each part has its own dropout and draws.
     """
 
+    used = None if shardings is None else shardings.used
+    if used is not None and rows is not None:
+        used = rows.used(used)
+
     def step(key: jax.Array, state: State, batch: Batch, catalogue: Catalogue) -> tuple[State, Metrics]:
         with devices.within(None if shardings is None else shardings.metrics.mesh):
             return _step(key, state, batch, catalogue)
@@ -94,8 +98,8 @@ def make_train_step(
     ) -> tuple[State, Metrics]:
 
         def loss_of(params: Any, key: jax.Array, batch: Batch) -> tuple[jax.Array, Metrics]:
-            if shardings is not None:
-                params = jax.lax.with_sharding_constraint(params, shardings.used)
+            if used is not None:
+                params = jax.lax.with_sharding_constraint(params, used)
             return model.apply(  # pyright: ignore[reportReturnType] (Linen types it by `mutable`)
                 {"params": params, **variables},
                 batch,
