@@ -8,7 +8,8 @@ products, those of loops as often as they run. `*_mbyte`: arguments and results,
 `*_share`: of the roofline that these two have on this machine, whose fastest product and copy are measured
 first, in the same run. Sines, exponentials and gathers count nothing there, so what works by them has a small
 share; above 1 are small things that stay in a cache, which is faster than the memory. Further: temporary
-memory, bytes of state per user, parameters. Compare within one run.
+memory, bytes of state per user, parameters; on accelerators `*_mfu` and `*_hbm_share` of published peaks, by
+the device's own time. Compare within one run.
 """
 
 from __future__ import annotations
@@ -21,10 +22,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from benchmarks.device_time import facts as device_facts
+from benchmarks.device_time import traced_seconds
 from benchmarks.micro_ops import Op, ops
 from benchmarks.micro_parts import Case, cases, setting
-from benchmarks.work import Machine, matmul_flops, needed_bytes, seconds
+from benchmarks.work import Machine, matmul_flops, moved_bytes, needed_bytes, seconds
 from stjax.training.state import count_parameters
+
+CALLS = 20  # in a trace of an accelerator
 
 
 def timed(name: str, machine: Machine, function: Callable[..., Any], *args: Any) -> dict[str, Any]:
@@ -33,12 +38,16 @@ def timed(name: str, machine: Machine, function: Callable[..., Any], *args: Any)
     compiled = traced.lower().compile()
     taken, flops, moved = seconds(compiled, *args), matmul_flops(traced.jaxpr.jaxpr), needed_bytes(compiled)
     memory = compiled.memory_analysis()
+    busy = traced_seconds(lambda: jax.block_until_ready([compiled(*args) for _ in range(CALLS)]))
+    own = busy and busy / CALLS
+    device = device_facts(own, flops, moved_bytes(compiled), jax.devices()[0].device_kind)
     return {
         f"{name}_ms": _ms(taken),
         f"{name}_mflop": round(flops / 1e6, 1),
         f"{name}_mbyte": round(moved / 1e6, 1),
         f"{name}_share": machine.share(taken, flops, moved),
         f"{name}_temporary_mbyte": round(memory.temp_size_in_bytes / 1e6, 1) if memory else None,
+        **{f"{name}_{key}": value for key, value in device.items()},
     }
 
 

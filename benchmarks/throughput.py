@@ -30,6 +30,9 @@ import jax
 import numpy as np
 
 from benchmarks import KEEPS_FREED_MEMORY
+from benchmarks.device_time import facts as device_facts
+from benchmarks.device_time import traced_seconds
+from benchmarks.work import matmul_flops, moved_bytes
 from stjax.events import FIRST, Batch, Catalogue, Events, Schema
 from stjax.nn import (
     GRU,
@@ -107,7 +110,8 @@ class Ours:
         optimizer = make_optimizer(settings, 1000)
         self.state = make_initial(model, optimizer)(self.key, self.batches[0], self.catalogue)
         step: Any = make_train_step(model, optimizer, learning_rate(settings, 1000))
-        self.step = step.lower(self.key, self.state, self.batches[0], self.catalogue).compile()
+        traced = step.trace(self.key, self.state, self.batches[0], self.catalogue)
+        self.flops, self.step = matmul_flops(traced.jaxpr.jaxpr), traced.lower().compile()
 
     def seconds(self) -> float:
         """Of one step, a mean over all batches."""
@@ -180,6 +184,9 @@ def measure(name: str, case: Case, rounds: int, python: str | None) -> dict[str,
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
         "parameters": count_parameters(ours.state.params),
     }
+    busy = traced_seconds(ours.seconds)
+    own, kind = busy and busy / BATCHES, jax.devices()[0].device_kind
+    line |= device_facts(own, ours.flops, moved_bytes(ours.step), kind)
     if peer:
         peer.close()
         line |= {

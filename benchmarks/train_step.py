@@ -5,7 +5,9 @@
 Prints one JSON line for the step and one for the input pipeline, for the longest of the config's shapes.
 Targets are positions whose prediction counts (weight 1), not padding. Medians over rounds, blocking on
 results; the ratio of input to step is taken within the one run. (Batches of a config's other shapes hold as
-many positions, so the input may give any of them.)
+many positions, so the input may give any of them.) `flops_share` and `bandwidth_share` are of the fastest
+product and copy of the same run; on accelerators `mfu` and `hbm_share` are of the published peaks, by the
+device's own time.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from typing import Any
 
 import jax
 
+from benchmarks.device_time import facts as device_facts
+from benchmarks.device_time import traced_seconds
 from benchmarks.work import Machine, matmul_flops, moved_bytes
 from stjax.data.pipeline import stream
 from stjax.nn.precision import DTYPES
@@ -67,10 +71,14 @@ def main() -> None:
         "temporary_bytes": memory.temp_size_in_bytes if memory else None,
         "parameters": count_parameters(state.params),
     }
-    machine = Machine.measured(DTYPES[getattr(command.experiment.model, "precision", "float32")])
+    precision = getattr(command.experiment.model, "precision", "float32")
+    machine = Machine.measured(DTYPES[precision])
     flops, seconds = matmul_flops(traced.jaxpr.jaxpr), step_seconds / BATCHES
     step |= {"matmul_flops": flops, **machine.facts()}
     step |= machine.shares(seconds * jax.device_count(), flops, moved_bytes(compiled) * jax.device_count())
+    busy, per_device = traced_seconds(steps), flops / jax.device_count()
+    own = busy and busy / BATCHES
+    step |= device_facts(own, per_device, moved_bytes(compiled), facts["device"], precision)
     print(json.dumps(facts | step), flush=True)
 
     pipeline = iter(stream(setup.batches))
