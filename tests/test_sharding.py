@@ -176,5 +176,14 @@ def test_incomplete_coordinates_of_processes(given: Any, words: str) -> None:
         join(*given)
 
 
+def test_an_environment_that_tells_nothing_names_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    def alone(*_given: object) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", alone)
+    with pytest.raises(ConfigError, match=r"did not meet: .* defined.; give --coordinator, --process, which"):
+        join(None, 2, None, True)
+
+
 def test_one_process_meets_nobody() -> None:
     assert not join(None, None, None, False)

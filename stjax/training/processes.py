@@ -37,7 +37,8 @@ def join(coordinator: str | None, processes: int | None, process: int | None, de
     try:
         jax.distributed.initialize(coordinator, processes, process)
     except (ValueError, RuntimeError) as error:
-        raise ConfigError(f"the processes did not meet: {error}") from error
+        remedy = f"; give {', '.join(missing)}, which this environment may not tell" if missing else ""
+        raise ConfigError(f"the processes did not meet: {error}{remedy}") from error
     return jax.process_count() > 1
 
 
