@@ -74,7 +74,8 @@ def report(model: BPR, dataset: Dataset, factors: list[Factors], about: dict[str
     metrics = {}
     for name in ("HR@10", "NDCG@10", "MRR"):
         values = [found.mean(name) for found in reports]
-        metrics[name] = [round(float(np.mean(values)), 4), round(float(np.std(values, ddof=1)), 4)]
+        spread = round(float(np.std(values, ddof=1)), 4) if len(values) > 1 else None  # NaN is no JSON
+        metrics[name] = [round(float(np.mean(values)), 4), spread]
     settings = {name: value for name, value in dataclasses.asdict(model).items() if name != "seed"}
     print(json.dumps({"benchmark": "bpr", **about, "part": "valid", **settings, **metrics}), flush=True)
 
