@@ -15,12 +15,15 @@ from stjax.nn import (
     GRU,
     ConcatFusion,
     ContextEmbed,
+    ConvolutionFusion,
     ItemEmbed,
     Mean,
+    NextTime,
     Pointer,
     Recommender,
     Retrieval,
     SpaceEmbed,
+    TimeEmbed,
     pairs,
 )
 from stjax.nn import pointer as pointer_module
@@ -301,7 +304,7 @@ def test_every_objective_trains_the_whole_model(objective: Objective) -> None:
             random_parameters(mixed, batch, catalogue, method="loss")
 
 
-def chooser(memory: int, ordered: bool = False) -> Recommender:
+def chooser(memory: int, ordered: bool = False, leave_one_out: bool = False) -> Recommender:
     return Recommender(
         items=ItemEmbed(6),
         encoders={"context": ContextEmbed(5)},
@@ -310,6 +313,7 @@ def chooser(memory: int, ordered: bool = False) -> Recommender:
         head=Retrieval(known=("scene",)),
         ranking=Ranking((Choice(negatives=3),), hidden=7, memory=memory),
         ordered=ordered,
+        leave_one_out=leave_one_out,
         dropout=0.0,
     )
 
@@ -362,3 +366,63 @@ def test_without_order_training_reads_a_new_order_each_time() -> None:
 
     assert len(set(losses(chooser(0)))) == 3
     assert len(set(losses(chooser(0, ordered=True)))) == 1
+
+
+def test_left_out_one_by_one_each_is_asked_for_given_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loss of training is that of the answers to what is asked at serving: history without the target."""
+    batch, catalogue = random_batch(1, 6)
+    valid, item = jnp.arange(7)[None] < 5, batch.events.item % 4 + FIRST
+    events = dataclasses.replace(batch.events, valid=valid, item=item)
+    drawn = jnp.array([FIRST, FIRST + 3, FIRST + 5])
+    monkeypatch.setattr(
+        Ranking,
+        "candidates",
+        lambda self, target, items, train: jnp.concatenate(
+            [target[..., None], jnp.broadcast_to(drawn, (*target.shape, 3))], axis=-1
+        ),
+    )
+    model = chooser(7, leave_one_out=True)
+    weight = (jnp.arange(1, 7)[None] < 5).astype(jnp.float32)
+    batch = dataclasses.replace(batch, events=events, weight=weight)
+    variables = random_parameters(model, batch, catalogue, method="loss")
+    each = []
+    for left in range(5):
+        keep = np.delete(np.arange(7), left)
+        history, query = events[:, keep], Query.of(events[:, left], model.known)
+        target = int(events.item[0, left])
+        log_p = run(model, variables, history, query, catalogue, method="scores")[0, target]
+        asked = jnp.concatenate([jnp.array([target]), drawn])[None]
+        y = np.asarray(run(model, variables, history, query, asked, catalogue, method="rank")["chosen"][0])
+        other = np.asarray(drawn) != target
+        negative = np.log1p(np.exp(y[1:]))[other].mean()
+        each.append(-log_p + (np.log1p(np.exp(-y[0])) + 2 * negative) / 3)
+
+    @jax.jit
+    def trained(key: jax.Array) -> jax.Array:
+        return model.apply(variables, batch, catalogue, True, method="loss", rngs={"dropout": key})[0]
+
+    # One event, drawn, is only read.
+    possible = [(sum(each) - one) / 4 for one in each]
+    found = [float(trained(jax.random.key(k))) for k in range(8)]
+    nearest = [int(np.abs(np.subtract(possible, value)).argmin()) for value in found]
+    np.testing.assert_allclose(found, [possible[k] for k in nearest], rtol=1e-5)
+    assert len(set(nearest)) > 1 and np.diff(sorted(possible)).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"ordered": True}, "ordered=False"),
+        ({"interest": GRU()}, "an interest without order"),
+        ({"encoders": {"time": TimeEmbed()}}, r"\['time'\] do not"),
+        ({"fusion": ConvolutionFusion(8)}, "a fusion that looks at one event"),
+        ({"head": Retrieval(pointer=Pointer(5, WINDOW))}, "head.pointer=None"),
+        ({"when": NextTime(), "ranking": None}, "when=None"),
+        ({"head": Retrieval(known=("time",))}, "no time and no place"),
+    ],
+)
+def test_leaving_one_out_needs_parts_without_order(change: dict[str, Any], remedy: str) -> None:
+    batch, catalogue = random_batch(B, L)
+    model = chooser(0, leave_one_out=True).clone(**change)
+    with pytest.raises(ValueError, match=f"leave_one_out=True: it needs .*{remedy}"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), batch, catalogue, method="loss"))

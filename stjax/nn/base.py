@@ -78,6 +78,10 @@ class Interest(nn.Module):
         """Parallel form: (B, L, D) to (B, L, D); position l has read events 0..l."""
         raise TypeError(f"{type(self).__name__} must define __call__")
 
+    def others(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
+        """Without order: (B, L, D) to (B, L, D); position l has read all events but l."""
+        raise TypeError(f"{type(self).__name__} reads in order and has no `others`")
+
     def init_state(self, batch: int, features: int) -> State:
         """State before the first event; features is D."""
         raise TypeError(f"{type(self).__name__} must define init_state")

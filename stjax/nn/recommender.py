@@ -61,6 +61,10 @@ class Recommender(nn.Module):
       is answered by the expectation over it. With a ranking head "time" must be known.
     ordered: False for logs in which the order of events means nothing: training then reads each sequence in
       an order that is drawn anew each time.
+    leave_one_out: training, in an order that is drawn, asks for each event given all others of its sequence
+      rather than those before it: histories are then as long as those that a request reads, and so the
+      probabilities fit them. ValueError unless ordered=False, the interest has `others`, and no encoder, no
+      fusion and no part of the head reads what came before.
     dropout: of fused events, in training.
     hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
       missing and unseen values have learned embeddings where the log has none or few.
@@ -82,6 +86,7 @@ class Recommender(nn.Module):
     ranking: Ranking | None = None
     when: NextTime | None = None
     ordered: bool = True
+    leave_one_out: bool = False
     dropout: float = 0.1
     hide: float = 0.0
     modality_dropout: float = 0.0
@@ -107,9 +112,28 @@ class Recommender(nn.Module):
             raise ValueError(
                 'when: a ranking head needs a time; name "time" in head.known, or do without one'
             )
+        if self.leave_one_out:
+            self._check_others()
         self.drop = Dropout(self.dropout)
         self.hidden = Hide(self.hide)
         self.stand_ins = StandIns(self.modality_dropout)
+
+    def _check_others(self) -> None:
+        """Refuse what would show an event to itself, or has no meaning without order."""
+        names = tuple(sorted(["item", *self.encoders]))
+        looks_back = [name for name, own in self.encoders.items() if jax.tree.leaves(own.init_state(1))]
+        fused = jax.tree.leaves(self.fusion.init_state(1, names))
+        for wrong, remedy in (
+            (self.ordered, "ordered=False"),
+            (type(self.interest).others is Interest.others, "an interest without order, such as Mean()"),
+            (looks_back, f"encoders that look at one event alone; {looks_back} do not"),
+            (fused, "a fusion that looks at one event alone"),
+            (self.head.pointer is not None, "head.pointer=None"),
+            (self.when is not None, "when=None"),
+            ({"time", "place"} & set(self.known), "no time and no place in head.known"),
+        ):
+            if wrong:
+                raise ValueError(f"leave_one_out=True: it needs {remedy}")
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -131,8 +155,11 @@ class Recommender(nn.Module):
             order = sequence.shuffled(self.make_rng("dropout"), whole.valid)
             whole = jax.tree.map(lambda x: sequence.take(x, order), whole)
         events, target = located(whole[:, :-1], catalogue), whole[:, 1:]
-        table = self.items(catalogue)
-        x, h = self._encode(events, table, catalogue, train)
+        table, others = self.items(catalogue), train and self.leave_one_out
+        read = located(whole, catalogue) if others else events
+        x, h = self._encode(read, table, catalogue, train, others)
+        if others:  # the first of the drawn order is read, not asked for
+            x, h = x[:, :-1], h[:, 1:]
         past = self._past(events, x, h)
         learnt = () if self.when is None or "time" in self.known else ("time",)
         query = Query.of(target, self.known + learnt)
@@ -145,7 +172,8 @@ class Recommender(nn.Module):
             loss, sums = loss + self.when.weight * timed, sums | {"when_loss": timed}
         if self.ranking is not None:
             candidates = self.ranking.candidates(target.item, table.shape[0], train)
-            repeated = self._repeated(candidates, query, events, position)
+            readable = _others(read, position + 1) if others else _before(read, position)
+            repeated = self._repeated(candidates, query, read, *readable)
             more, scalars = self.ranking.loss(
                 u,
                 table[candidates],
@@ -264,7 +292,8 @@ class Recommender(nn.Module):
         x, h = self._encode(history, table, catalogue, False)
         past = self._past(history, x, h)
         position = jnp.maximum(history.valid.sum(axis=1) - 1, 0)
-        repeated = self._repeated(candidates[:, None], _one(query), history, position[:, None])
+        readable = _before(history, position[:, None])
+        repeated = self._repeated(candidates[:, None], _one(query), history, *readable)
         h = sequence.last(h, history.valid)
         return self._rank(h, past.at(position), query, candidates, repeated, table, catalogue)
 
@@ -302,13 +331,12 @@ class Recommender(nn.Module):
         return self.ranking(u, table[candidates], False, None if repeated is None else repeated[:, 0])
 
     def _repeated(
-        self, candidates: jax.Array, query: Query, events: Events, position: jax.Array
+        self, candidates: jax.Array, query: Query, events: Events, readable: jax.Array, ago: jax.Array
     ) -> jax.Array | None:
-        """How often the candidates (B, Q, C) were among the events up to `position` (B, Q)."""
+        """How often the candidates (B, Q, C) were among the readable of the last events; see `_before`."""
         if self.ranking is None:
             return None
-        ago = position[:, :, None] - jnp.arange(events.item.shape[1])
-        readable = events.valid[:, None] & (ago >= 0) & (ago < self.ranking.memory)
+        readable = readable & (ago < self.ranking.memory)
         return self.ranking.repeated(candidates, query, Memory.of(events, self.known), readable)
 
     def _empty_memory(self, batch: int) -> Memory:
@@ -321,7 +349,7 @@ class Recommender(nn.Module):
         )
 
     def _encode(
-        self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool
+        self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool, others: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         events = self.hidden(events, train)
         if train and self.hide > 0:
@@ -332,7 +360,8 @@ class Recommender(nn.Module):
         for name, encoder in self._present():
             parts[name] = encoder(events, catalogue)
         x = self.fusion(self._stand_in(parts, train), events)
-        h = self.interest(self.drop(x, train), events, train)
+        interest = self.interest.others if others else self.interest
+        h = interest(self.drop(x, train), events, train)
         return x, h
 
     def _present(self) -> list[tuple[str, Encoder]]:
@@ -389,6 +418,19 @@ class Recommender(nn.Module):
 def _one(query: Query) -> Query:
     """One request a row: (B,) to (B, 1)."""
     return jax.tree.map(lambda x: x[:, None], query)
+
+
+def _before(events: Events, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The events up to `position` (B, Q): which are readable and how many came after each, (B, Q, L)."""
+    ago = position[:, :, None] - jnp.arange(events.item.shape[1])
+    return events.valid[:, None] & (ago >= 0), ago
+
+
+def _others(events: Events, position: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """All events but that at `position` (B, Q), as if the order went round and ended before it."""
+    ago = position[:, :, None] - 1 - jnp.arange(events.item.shape[1])
+    count = events.valid.sum(axis=1)[:, None, None]
+    return events.valid[:, None] & (ago != -1), ago % jnp.maximum(count, 1)
 
 
 def _moment(query: Query, last: Past, before: Past, position: jax.Array) -> Moment:

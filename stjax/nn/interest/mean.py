@@ -23,6 +23,10 @@ class Mean(Interest):
         del train
         return self._read(self.init_state(x.shape[0], x.shape[-1]), x, events.valid)[1]
 
+    def others(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
+        del train
+        return self._read(self.init_state(x.shape[0], x.shape[-1]), x, events.valid, others=True)[1]
+
     def init_state(self, batch: int, features: int) -> State:
         return jnp.zeros((batch, features)), jnp.zeros(batch)
 
@@ -30,12 +34,17 @@ class Mean(Interest):
         return self._read(state, x, event.valid)
 
     @nn.compact
-    def _read(self, state: State, x: jax.Array, valid: jax.Array) -> tuple[State, jax.Array]:
-        """x (B, L, D) is the parallel form, x (B, D) the step form."""
+    def _read(
+        self, state: State, x: jax.Array, valid: jax.Array, others: bool = False
+    ) -> tuple[State, jax.Array]:
+        """x (B, L, D) is the parallel form, or that of all others; x (B, D) the step form."""
         total, count = state
         valid = valid.astype(jnp.float32)
         hidden = valid[..., None] * nn.gelu(Dense(x.shape[-1], float32="result", name="inside")(x))
-        if x.ndim == 3:
+        if others:
+            total = total[:, None] + hidden.sum(axis=1, keepdims=True) - hidden
+            count = count[:, None] + valid.sum(axis=1, keepdims=True) - valid
+        elif x.ndim == 3:
             total, count = (
                 total[:, None] + jnp.cumsum(hidden, axis=1),
                 count[:, None] + jnp.cumsum(valid, axis=1),
