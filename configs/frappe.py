@@ -4,7 +4,7 @@
 
 Rows are split at random, and a target reads the training rows of its user. AUC and log loss are of each
 target beside two apps that the user did not use in that context. `cost` is a property of the app here, and is
-not read as context. The mean probability of three models trained together.
+not read as context. As a target reads all rows of its user but itself, so does what is learnt (`leave_one_out`).
 """
 
 from stjax.data.protocols import RandomSplit
@@ -13,7 +13,6 @@ from stjax.nn import (
     Choice,
     ConcatFusion,
     ContextEmbed,
-    Ensemble,
     ItemEmbed,
     Mean,
     Ranking,
@@ -33,8 +32,9 @@ model = Recommender(
     fusion=ConcatFusion(64),
     interest=Mean(),
     head=Retrieval(known=CONTEXT, objective=SampledSoftmax(256), dropout=0.2),
-    ranking=Ranking((Choice(weight=10.0),), memory=LENGTH, dropout=0.2),
+    ranking=Ranking((Choice(weight=30.0),), memory=LENGTH, dropout=0.2),
     ordered=False,
+    leave_one_out=True,
     dropout=0.2,
 )
 
@@ -42,7 +42,7 @@ experiment = Experiment(
     name="frappe",
     source=Frappe(),
     protocol=RandomSplit(valid=0.2, test=0.1),
-    model=Ensemble(model, 3),
+    model=model,
     batching=Batching(length=LENGTH, batch_size=2, buckets=BUCKETS),
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),
     training=Training(epochs=10, eval_every=2),
