@@ -1,15 +1,16 @@
 """RecBole on our split: exports the training, validation and test sequences of a config for it to train on.
 
     python -m benchmarks.recbole configs/movielens.py FOLDER --feature genres
-    python -m benchmarks.recbole configs/florence.py FOLDER --feature categories
+    python -m benchmarks.recbole configs/florence.py FOLDER --feature categories [--within trip]
 
 Then, in an environment of its own (see its docstring), `benchmarks/peers/recbole_run.py FOLDER ...`.
 
 FOLDER/NAME gets NAME.train.inter, NAME.valid.inter and NAME.test.inter (`benchmark_filename`; a line per
 target: the user, his last `--length` earlier items, the target), NAME.item with the feature of each item, and
 targets.npz: the rows, targets and earlier items by which ranks are taken as in `stjax.metrics.target_rank`.
-Every training event but a user's first is a target, as in RecBole's own augmentation. Ids are train ids, so
-both libraries rank the same items.
+Every training event but a user's first is a target, as in RecBole's own augmentation; with --within those
+alone that continue the trip, session or other field of the event before, as `Batching.within` has it. Ids are
+train ids, so both libraries rank the same items.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from stjax.data.dataset import Dataset
+from stjax.data.pipeline import continues
 from stjax.data.protocols import TEST, VALID
 from stjax.events import FIRST, UNSEEN
 from stjax.training import load_config
@@ -35,6 +37,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--feature", required=True, help="item field, categorical or multi")
     parser.add_argument("--length", type=int, default=50, help="events of a history")
+    parser.add_argument("--within", help="field that a training target has in common with the event before")
     args = parser.parse_args()
 
     experiment = load_config(args.config)
@@ -44,6 +47,8 @@ def main() -> None:
     trained = dataset.train_rows
     first = dataset.train_bounds[np.searchsorted(dataset.train_bounds, np.arange(len(trained)), "right") - 1]
     later = np.flatnonzero(first < np.arange(len(trained)))
+    if args.within is not None:
+        later = np.intersect1d(later, np.flatnonzero(continues(dataset, args.within)))
     items, users = dataset.items(trained), np.asarray(dataset.store.columns["user"])
     histories = [items[max(f, at - args.length) : at] for f, at in zip(first[later], later, strict=True)]
     write(out / f"{experiment.name}.train.inter", users[trained[later]], histories, items[later])
@@ -72,6 +77,7 @@ def main() -> None:
         "select": experiment.evaluation.select if "NDCG" in experiment.evaluation.select else "MRR",
         "length": args.length,
         "feature": args.feature,
+        "within": args.within,
         "train_targets": len(later),
     }
     (out / "about.json").write_text(json.dumps(about, indent=1) + "\n")

@@ -39,7 +39,7 @@ experiment = Experiment(
         head=Retrieval(pointer=Pointer(window=LENGTH), distance=Distance(), dropout=0.2),
         dropout=0.2,
     ),
-    batching=Batching(length=LENGTH, overlap=8, batch_size=16, buckets=BUCKETS),
+    batching=Batching(length=LENGTH, overlap=8, batch_size=16, buckets=BUCKETS, within="trip"),
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),
     training=Training(epochs=5),
     evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=256),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections import Counter
 
@@ -16,6 +17,7 @@ from stjax.data.pipeline import Batches, stream
 from stjax.data.protocols import HISTORY, TEST, TRAIN, GlobalTemporal, Split
 from stjax.data.windows import cut, ranges
 from stjax.errors import UserError
+from stjax.events import MISSING
 from tests.stores import make_store
 
 
@@ -78,7 +80,7 @@ def dataset(request, tmp_path_factory):
         rng.integers(0, ITEMS, EVENTS).tolist(),
         list(range(EVENTS)),  # a time is an event's identity
         places=rng.random((EVENTS, 2)).tolist(),
-        event={"device": rng.choice(list("abc"), EVENTS).tolist()},
+        event={"device": rng.choice(["a", "b", None], EVENTS).tolist()},
     )
     if request.param == "consecutive":
         return Dataset(store, GlobalTemporal()(store))
@@ -104,20 +106,37 @@ def transitions(batch):
     ]
 
 
-def expected_transitions(dataset):
+def expected_transitions(dataset, within=None):
     store, result = dataset.store, []
+    value = [None] * EVENTS if within is None else store.columns[within].tolist()
     for begin, end in itertools.pairwise(store.offsets.tolist()):
         rows = [r for r in range(begin, end) if dataset.split.label[r] == TRAIN]
-        result += itertools.pairwise(int(store.columns["time"][r]) for r in rows)
+        result += [
+            (int(store.columns["time"][a]), int(store.columns["time"][b]))
+            for a, b in itertools.pairwise(rows)
+            if value[a] == value[b] != MISSING
+        ]
     return result
 
 
 @pytest.mark.parametrize("buckets", [None, (2, 5)])
 @pytest.mark.parametrize("number", [0, 3])
-def test_every_training_transition_is_a_target_once_an_epoch(dataset, buckets, number):
-    batches = epoch(make(dataset, buckets=buckets), number)
+@pytest.mark.parametrize("within", [None, "device"])
+def test_every_training_transition_is_a_target_once_an_epoch(dataset, buckets, number, within):
+    batches = epoch(make(dataset, buckets=buckets, within=within), number)
     found = [pair for batch in batches for pair in transitions(batch)]
-    assert sorted(found) == sorted(expected_transitions(dataset))
+    assert sorted(found) == sorted(expected_transitions(dataset, within))
+    assert all(batch.weight.any() for batch in batches)
+
+
+def test_a_field_that_no_event_shares_with_the_one_before(dataset):
+    with pytest.raises(UserError, match=r"within='trip' is no categorical field .* choose from \['device'"):
+        make(dataset, within="trip")
+    alone = dataset.store.columns["device"].copy()
+    alone[:] = MISSING
+    store = dataclasses.replace(dataset.store, columns={**dataset.store.columns, "device": alone})
+    with pytest.raises(UserError, match="has the same 'device' as the one before"):
+        make(Dataset(store, dataset.split), within="device")
 
 
 def test_batches_hold_the_store_s_training_events(dataset):

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stjax.data.dataset import Dataset, bucket_sizes
-from stjax.data.windows import cut, take_runs
+from stjax.data.windows import Windows, cut, take_runs
 from stjax.errors import UserError
-from stjax.events import Batch
+from stjax.events import MISSING, Batch
 
 if TYPE_CHECKING:
     import grain
@@ -32,10 +32,12 @@ class Batches:
     from one bucket, and shorter ones have more rows: batch_size · length / bucket, rounded down.
     multiple: what divides the rows of every batch (devices that share it). Batches are filled up to
     it, and the last batch of a bucket to the others' size, with empty rows: no valid event, weight 0.
+    within: a categorical field of the store, e.g. trip: only events with the same value as the one before are
+    predicted, all others are read; None: all are predicted.
     process_index, process_count: this process gathers its equal part of the rows of every batch;
     what a batch holds over all processes does not depend on their number, nor on `multiple`.
-    Raises UserError for settings that do not fit each other, or where no user has two training
-    events.
+    Raises UserError for settings that do not fit each other, for a field that the store has not, or where
+    there is nothing to predict.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Batches:
         overlap: int = 0,
         buckets: Sequence[int] | None = None,
         multiple: int = 1,
+        within: str | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
@@ -69,6 +72,15 @@ class Batches:
                 f"{dataset.split.name} leaves no user of {dataset.store.path} two training events: "
                 "there is no transition to learn from"
             )
+        self._predicted = None
+        if within is not None:
+            self._predicted = continues(dataset, within)
+            self.windows = _predicting(self.windows, self._predicted)
+            if not len(self.windows.first):
+                raise UserError(
+                    f"no training event of {dataset.store.path} has the same {within!r} as the one before: "
+                    "there is no transition to learn from; choose another field, or none"
+                )
         first, size, _ = self.windows
         self._start = dataset.train_rows[first]
         # rows of a window are consecutive unless rows of another part lie between them
@@ -131,7 +143,37 @@ class Batches:
             events = self.dataset.gather(taken, np.arange(length + 1) < size[:, None])
         position = np.arange(length)
         weight = (position >= context[:, None]) & (position < size[:, None] - 1)
+        if self._predicted is not None:
+            weight &= take_runs(self._predicted, first, length + 1)[:, 1:]
         return Batch(events, weight.astype(np.float32))
+
+
+def continues(dataset: Dataset, field: str) -> np.ndarray:
+    """Whether a training event is of its user's last one's trip, session or other field: bool, of train_rows.
+
+    Raises UserError for a field that is not a categorical one of the events.
+    """
+    kinds = {f.name: f.kind for f in dataset.store.schema.fields if f.name in dataset.store.columns}
+    if kinds.get(field) != "categorical":
+        there = [name for name, kind in kinds.items() if kind == "categorical"]
+        raise UserError(
+            f"batching.within={field!r} is no categorical field of the events of {dataset.store.path}; "
+            f"choose from {there}"
+        )
+    value = np.asarray(dataset.store.columns[field])[dataset.train_rows]
+    same = np.zeros(len(value), bool)
+    same[1:] = (value[1:] == value[:-1]) & (value[1:] != MISSING)
+    first = dataset.train_bounds[:-1]
+    same[first[first < len(value)]] = False
+    return same
+
+
+def _predicting(windows: Windows, predicted: np.ndarray) -> Windows:
+    """Those of the windows that predict anything."""
+    until = np.concatenate([[0], np.cumsum(predicted)])
+    first, size, context = windows
+    some = until[first + size] > until[first + context + 1]
+    return Windows(first[some], size[some], context[some])
 
 
 def stream(batches: Batches, prefetch: int = 4) -> grain.IterDataset[Batch]:

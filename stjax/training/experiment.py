@@ -55,6 +55,9 @@ class Batching:
     """Sequences of full length per step, over all processes."""
     buckets: tuple[int, ...] = ()
     """Lengths below `length` to which shorter histories are padded, with more sequences per step."""
+    within: str | None = None
+    """A categorical field of the events, such as trip or session: only events that continue the one before
+    are predicted, as where the targets do; all are read."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "length", "batch_size")

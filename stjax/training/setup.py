@@ -163,6 +163,7 @@ def _batches(experiment: Experiment, dataset: Dataset, layout: Layout) -> Batche
         batch_size=batching.batch_size,
         overlap=batching.overlap,
         buckets=batching.buckets or None,
+        within=batching.within,
         seed=experiment.training.seed,
         multiple=layout.data * experiment.training.accumulate,
         process_index=part,
