@@ -127,6 +127,7 @@ def run(
             args, about, model, trainer, batches, lambda: rank(model, valid, column, targets, "valid")
         )
     shown = {key: config[key] for key in SHOWN if config[key] is not None}
+    shown |= {"within": about["within"]} if about.get("within") else {}
     line = {
         "model": args.model,
         **about,

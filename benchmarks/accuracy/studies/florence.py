@@ -1,6 +1,8 @@
-"""TripBuilder Florence: one ingredient removed, added or replaced in configs/florence.py."""
+"""TripBuilder Florence: one ingredient removed, added or replaced in configs/florence.py, all transitions learnt."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from benchmarks.accuracy.studies._vary import (
     config,
@@ -20,10 +22,12 @@ from stjax.nn import (
     TimeEmbed,
 )
 
-base = config("florence")
+chosen = config("florence")
+base = replace(chosen, batching=replace(chosen.batching, within=None))
 
 rows = {
-    "configs/florence.py": base,
+    "all transitions learnt": base,
+    "configs/florence.py: those within a trip": chosen,
     # removed
     "- space": encoders(base, space=None),
     "- context": encoders(base, context=None),
