@@ -1,4 +1,4 @@
-"""TripBuilder Florence: one ingredient removed, added or replaced in configs/florence.py, all transitions learnt."""
+"""TripBuilder Florence: one ingredient removed, added or replaced in configs/florence.py."""
 
 from __future__ import annotations
 
