@@ -4,7 +4,8 @@
 
 Rows are split at random, and a target reads the training rows of its user. AUC and log loss are of each
 target beside two apps that the user did not use in that context. `cost` is a property of the app here, and is
-not read as context. As a target reads all rows of its user but itself, so does what is learnt (`leave_one_out`).
+not read as context. As a target reads all rows of its user but itself, so does what is learnt
+(`leave_one_out`).
 """
 
 from stjax.data.protocols import RandomSplit
