@@ -38,11 +38,7 @@ def test_a_mesh_gives_what_one_device_gives(model: str, mesh: str) -> None:
     (found,) = follow(model, mesh)
     data, parts = found["mesh"]
     holders = data * parts if mesh.endswith(":all") else parts
-    *gradient, worst = sorted(found["gradient"])
-    assert found["loss"] < 1e-5 and gradient[-1] < 1e-5, found
-    # At one of the 20 steps what HSTU norms is near zero: there a last bit of the parameters changes the
-    # gradient of one device, too, fifty times as much as elsewhere.
-    assert worst < (1e-3 if model == "hstu" else 1e-5), found
+    assert found["loss"] < 1e-5 and max(found["gradient"]) < 1e-5, found
     assert found["largest"] > 1e-2 and found["moved"] > 1e-2  # there was something to differ in
     assert found["ranks"] > 0.99  # a near tie may fall the other way
 
