@@ -47,8 +47,8 @@ from stjax.training.state import make_initial, make_train_step
 from tests.configs.tiny import TinyLog
 
 STEPS, USERS = 20, 211
-# With seed 0 there is an event in batch 17 at which what HSTU norms is nearly nothing: there a last bit of the
-# parameters changes the gradient of one device, too, fifty times as much as elsewhere.
+# With seed 0 there is an event in batch 17 at which what HSTU norms is nearly nothing: there a last bit of
+# the parameters changes the gradient of one device, too, fifty times as much as elsewhere.
 SEEDS = {"hstu": 1}
 BY_ALL: Rules = (
     (r"(.*/)?(items|users)/(table|embedding)", (("data", "model"), None)),
