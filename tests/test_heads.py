@@ -182,7 +182,7 @@ def test_the_pointer_in_blocks_is_the_pointer(
     model, variables, batch, catalogue = setting(HEADS["distance, place unknown"])
 
     def loss(variables: Any) -> jax.Array:
-        return model.apply(variables, batch, catalogue, method="loss")[0]  # pyright: ignore
+        return model.apply(variables, batch, catalogue, method="loss")[0]
 
     expected = jax.jit(jax.value_and_grad(loss))(variables)
     monkeypatch.setattr(pointer_module, "BLOCK", block)
@@ -292,7 +292,7 @@ def test_every_objective_trains_the_whole_model(objective: Objective) -> None:
 
     def loss(variables: Any) -> jax.Array:
         key = {"dropout": jax.random.key(0)}
-        return model.apply(variables, batch, catalogue, True, method="loss", rngs=key)[0]  # pyright: ignore
+        return model.apply(variables, batch, catalogue, True, method="loss", rngs=key)[0]
 
     value, gradients = jax.jit(jax.value_and_grad(loss))(variables)
     assert np.isfinite(value)

@@ -104,7 +104,7 @@ def test_a_hidden_place_is_hidden_from_encoders_too() -> None:
         params["encoders_space"]["place"]["missing"] = missing
         key = {"dropout": jax.random.key(0)}
         out = model.apply({"params": params}, batch, catalogue, True, method="loss", rngs=key)
-        return out[0]  # pyright: ignore
+        return out[0]
 
     missing = variables["params"]["encoders_space"]["place"]["missing"]
     assert (np.asarray(jax.jit(jax.grad(loss))(missing)) != 0).any()

@@ -130,7 +130,7 @@ def test_every_training_transition_is_a_target_once_an_epoch(dataset, buckets, n
 
 
 def test_a_field_that_no_event_shares_with_the_one_before(dataset):
-    with pytest.raises(UserError, match=r"within='trip' is no categorical field .* choose from \['device'"):
+    with pytest.raises(UserError, match=r"no categorical column 'trip', only \['device'.*batching\.within"):
         make(dataset, within="trip")
     alone = dataset.store.columns["device"].copy()
     alone[:] = MISSING

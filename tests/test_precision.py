@@ -122,7 +122,7 @@ def test_the_precision_of_one_model_does_not_reach_another() -> None:
     low = build(precision="bfloat16")
     variables = random_parameters(low, batch, catalogue, method="loss")
     with pytest.raises(AttributeError):  # None has no events
-        low.apply(variables, None, catalogue, method="loss")  # pyright: ignore
+        low.apply(variables, None, catalogue, method="loss")
     assert compute_dtype() == jnp.float32
 
     class Low:

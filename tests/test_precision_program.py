@@ -53,7 +53,7 @@ def instructions(model: Recommender) -> list[tuple[str, list[tuple[list[int], st
 
     def loss(variables: Any) -> jax.Array:
         rngs = {"dropout": jax.random.key(2)}
-        return model.apply(variables, batch, catalogue, True, method="loss", rngs=rngs)[0]  # pyright: ignore
+        return model.apply(variables, batch, catalogue, True, method="loss", rngs=rngs)[0]
 
     text = jax.jit(jax.grad(loss)).trace(variables).lower(lowering_platforms=("cuda",)).as_text()
     found = []

@@ -119,7 +119,7 @@ class City:
             places=np.asarray(trained.catalogue.place)[items],
             kind=none if chosen is None else np.maximum(np.asarray(fields[chosen])[items] - FIRST, -1),
             kinds=() if chosen is None else trained.vocabulary[chosen].texts,
-            reads=tuple(trained.model.known),  # pyright: ignore[reportAttributeAccessIssue]
+            reads=tuple(trained.model.known),
             recent=Recent(Log(trained.dataset.store)) if history and trained.dataset else Recent(),
         )
 

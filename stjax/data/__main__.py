@@ -96,7 +96,7 @@ def main(args: Sequence[str] | None = None) -> int:
         columns = LogColumns() if file is None else LogColumns.from_file(file)
         default = Prepare(log=tyro.MISSING, out=tyro.MISSING, columns=columns)
         command = tyro.cli(
-            Annotated[Prepare, tyro.conf.subcommand("prepare", default=default)]  # type: ignore[arg-type] (tyro fills MISSING)
+            Annotated[Prepare, tyro.conf.subcommand("prepare", default=default)]
             | Annotated[Show, tyro.conf.subcommand("show")],
             prog="python -m stjax.data",
             description=__doc__,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stjax.data.dataset import Dataset, bucket_sizes
+from stjax.data.protocols import categorical_ids
 from stjax.data.windows import Windows, cut, take_runs
 from stjax.errors import UserError
 from stjax.events import MISSING, Batch
@@ -151,16 +152,9 @@ class Batches:
 def continues(dataset: Dataset, field: str) -> np.ndarray:
     """Whether a training event is of its user's last one's trip, session or other field: bool, of train_rows.
 
-    Raises UserError for a field that is not a categorical one of the events.
+    Raises ProtocolError for a field that is not a categorical one of the events.
     """
-    kinds = {f.name: f.kind for f in dataset.store.schema.fields if f.name in dataset.store.columns}
-    if kinds.get(field) != "categorical":
-        there = [name for name, kind in kinds.items() if kind == "categorical"]
-        raise UserError(
-            f"batching.within={field!r} is no categorical field of the events of {dataset.store.path}; "
-            f"choose from {there}"
-        )
-    value = np.asarray(dataset.store.columns[field])[dataset.train_rows]
+    value = categorical_ids(dataset.store, field, "batching.within")[dataset.train_rows]
     same = np.zeros(len(value), bool)
     same[1:] = (value[1:] == value[:-1]) & (value[1:] != MISSING)
     first = dataset.train_bounds[:-1]

@@ -192,7 +192,9 @@ class TrajectoryLast:
 
     def __call__(self, store: EventStore) -> Split:
         """Label every row. Raises ProtocolError for a missing column or an unknown split text."""
-        trajectory, words = (_ids(store, n, "TrajectoryLast") for n in (self.trajectory, self.split))
+        trajectory, words = (
+            categorical_ids(store, n, "TrajectoryLast") for n in (self.trajectory, self.split)
+        )
         part = self._word_labels(store)[words]
         item, user = np.asarray(store.columns["item"]), np.asarray(store.columns["user"])
         held = np.flatnonzero((part == VALID) | (part == TEST))
@@ -267,7 +269,7 @@ class NextInTrip:
 
     def __call__(self, store: EventStore) -> Split:
         """Label every row. Raises ProtocolError for a missing column and for a log without trips."""
-        trip, user = _ids(store, self.trip, "NextInTrip"), np.asarray(store.columns["user"])
+        trip, user = categorical_ids(store, self.trip, "NextInTrip"), np.asarray(store.columns["user"])
         time = np.asarray(store.columns["time"])
         whole = trip != MISSING
         # A trip is of one user; rows are in the order of time within each.
@@ -346,12 +348,13 @@ def _iso(store: EventStore, second: int) -> str:
     return datetime.fromtimestamp(int(second) + store.schema.epoch, UTC).isoformat()
 
 
-def _ids(store: EventStore, name: str, protocol: str) -> np.ndarray:
+def categorical_ids(store: EventStore, name: str, needed_by: str) -> np.ndarray:
+    """The ids of a categorical field of the events. Raises ProtocolError where the store has none such."""
     kinds = {f.name: f.kind for f in store.schema.fields if f.name in store.columns}
     if kinds.get(name) != "categorical":
         there = [column for column, kind in kinds.items() if kind == "categorical"]
         raise ProtocolError(
-            f"{store.path} has no categorical column {name!r}, only {there}, and {protocol} "
+            f"{store.path} has no categorical column {name!r}, only {there}, and {needed_by} "
             "needs it: prepare the log again with this column as a meta field, or name another"
         )
     return np.asarray(store.columns[name])

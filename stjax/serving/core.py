@@ -55,7 +55,7 @@ class Core:
     ) -> None:
         self.settings, self.version, self.source = settings, version, source
         self.tuned = False  # whether the parameters are others than at the start
-        self.known: tuple[str, ...] = tuple(model.known)  # pyright: ignore[reportAttributeAccessIssue]
+        self.known: tuple[str, ...] = tuple(model.known)
         self._context = [name for name in self.known if name not in ("time", "place")]
         # Its own, since new items are added to it.
         vocabulary = {**vocabulary, "item": Vocabulary(vocabulary["item"].texts)}

@@ -66,7 +66,7 @@ def make_rank(model: nn.Module, mesh: Mesh | None = None) -> Rank:
     def rank(params: Any, history: Events, query: Query, candidates: Any, catalogue: Catalogue) -> Any:
         with devices.within(mesh):
             found = model.apply({"params": params}, history, query, candidates, catalogue, method="rank")
-        return found[choice.name]  # pyright: ignore[reportIndexIssue] (Linen types it by `mutable`)
+        return found[choice.name]
 
     return jax.jit(rank)
 
