@@ -220,14 +220,15 @@ class Abstract:
 
     @property
     def states(self) -> Any:
-        """States of all slots. Of a large array the last dimension that divides is shared, but not the slots,
-        so that one is read and written without the network."""
+        """States of all slots. Of a large array the first dimension that divides is shared, but not the slots:
+        of attention the window, so that a chip writes its own rows and adds up what it read of them. (Shared
+        by features, a few lie on each chip, and a TPU fills them up to 128.)"""
 
         def place(x: Any) -> jax.ShapeDtypeStruct:
             axes: list[Any] = [None] * x.ndim
             dividing = [k for k in range(1, x.ndim) if x.shape[k] % self.chips == 0]
             if dividing and x.size >= self.case.sharding.fsdp_size:
-                axes[dividing[-1]] = ("data", "model")
+                axes[dividing[0]] = ("data", "model")
             return self.array(x.shape, x.dtype, PartitionSpec(*axes))
 
         return jax.tree.map(place, jax.eval_shape(lambda: self.case.model.init_state(SLOTS)))
