@@ -2,9 +2,10 @@
 
     python -m benchmarks.tables [--items 10000 100000 1000000 10000000] [--dense 1000000]
     python -m benchmarks.tables --items 1000000 --compression none hashed quotient     items that share rows
+    python -m benchmarks.tables --items 10000 100000000 --features 8 --tables adagrad lazy     17 GB of memory
 
-The training step of a GRU on 32 sequences of 50 events with 256 sampled negatives, D=16, as `train.py`
-makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw" all of them
+The training step of a GRU on 32 sequences of 50 events with 256 sampled negatives, D=16 (--features), as
+`train.py` makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw" all of them
 (up to --dense items: it holds four tables). Every batch has other items, drawn uniformly; sizes are measured
 in turn, so that what else the machine does falls on all of them. Prints JSON lines: the median over rounds
 of milliseconds a step; touched_bytes, of the rows of tables and moments that a step reads
@@ -31,7 +32,8 @@ from stjax.training.optimizer import learning_rate, make_optimizer
 from stjax.training.rows import Rows
 from stjax.training.state import make_initial, make_train_step
 
-ROWS, LENGTH, FEATURES, USERS, BATCHES = 32, 50, 16, 997, 8
+ROWS, LENGTH, USERS, BATCHES = 32, 50, 997, 8
+TABLES = ("adagrad", "lazy", "adamw")
 
 
 def main() -> None:
@@ -39,11 +41,13 @@ def main() -> None:
     parser.add_argument("--items", type=int, nargs="+", default=[10**k for k in (4, 5, 6, 7)])
     parser.add_argument("--dense", type=int, default=10**6, help="largest table that adamw is measured on")
     parser.add_argument("--compression", nargs="+", default=["none"], help="of ItemEmbed, with its rows")
+    parser.add_argument("--tables", nargs="+", default=TABLES, choices=TABLES)
+    parser.add_argument("--features", type=int, default=16, help="D, of items and all else")
     parser.add_argument("--rounds", type=int, default=20)
     args = parser.parse_args()
-    for tables in ("adagrad", "lazy", "adamw"):
+    for tables in args.tables:
         sizes = [items for items in args.items if tables != "adamw" or items <= args.dense]
-        cases = [Case(tables, items, kind) for items in sizes for kind in args.compression]
+        cases = [Case(tables, items, kind, args.features) for items in sizes for kind in args.compression]
         times = [[case.seconds() for case in cases] for _ in range(args.rounds)]  # sizes in turn
         for case, own in zip(cases, np.median(times, axis=0), strict=True):
             print(json.dumps(case.line(float(own)) | {"rounds": args.rounds}), flush=True)
@@ -54,12 +58,12 @@ def main() -> None:
 class Case:
     """The compiled step on tables of a size, and what it trains."""
 
-    def __init__(self, tables: Any, items: int, compression: Any) -> None:
-        self.tables, self.items, self.compression = tables, items, compression
+    def __init__(self, tables: Any, items: int, compression: Any, features: int) -> None:
+        self.tables, self.items, self.compression, self.features = tables, items, compression, features
         self.model = Recommender(
-            items=ItemEmbed(FEATURES, compression=compression),
-            encoders={"time": TimeEmbed(FEATURES)},
-            fusion=ConcatFusion(FEATURES),
+            items=ItemEmbed(features, compression=compression),
+            encoders={"time": TimeEmbed(features)},
+            fusion=ConcatFusion(features),
             interest=GRU(),
             head=Retrieval(objective=SampledSoftmax(256)),
         )
@@ -95,6 +99,7 @@ class Case:
             "tables": self.tables,
             "compression": self.compression,
             "items": self.items,
+            "features": self.features,
             "milliseconds": round(1e3 * seconds, 3),
             "touched_bytes": 2 * touched,
             "temporary_bytes": self.step.memory_analysis().temp_size_in_bytes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -92,6 +93,44 @@ def test_the_kernel_in_bfloat16_is_near_the_plain_form_in_float32() -> None:
 
     assert got[0].dtype == got[1][0].dtype == jnp.bfloat16
     jax.tree_util.tree_map_with_path(near, expected, got)
+
+
+def largest(jaxpr: jax.extend.core.Jaxpr) -> int:
+    """Numbers in the largest array of a program, but for what kernels keep in the chip's own memory."""
+    sizes = [0]
+    for equation in jaxpr.eqns:
+        sizes += [x.aval.size for x in equation.outvars]
+        if equation.primitive.name != "pallas_call":
+            for inner in jax.tree.leaves(equation.params, is_leaf=_is_jaxpr):
+                if _is_jaxpr(inner):
+                    sizes.append(largest(getattr(inner, "jaxpr", inner)))
+    return max(sizes)
+
+
+def _is_jaxpr(x: object) -> bool:
+    return isinstance(x, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr))
+
+
+def test_memory_of_the_kernel_is_linear_in_the_length() -> None:
+    """Forward and backward: what lies in HBM. The plain form holds the logits of all pairs."""
+
+    def numbers(kernel: bool, length: int) -> int:
+        (*_, params), _, _ = setting(NAMES["all"], 2 * length)
+        x = jax.ShapeDtypeStruct((1, length, H, 128), jnp.float32)
+        now = moments.moments(
+            jnp.ones((1, length), bool), jnp.zeros((1, length), jnp.int32), jnp.zeros((1, length, 2))
+        )
+
+        def loss(q, k, v, params) -> jax.Array:
+            if kernel:
+                return pointwise_tpu.silu_attention(q, k, v, now, params, 2 * length).sum()
+            return blocked.silu_attention(q, k, v, now, logit_bias, params, 2 * length, block=length).sum()
+
+        program = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3))).trace(x, x, x, params)
+        return largest(program.jaxpr.jaxpr)
+
+    assert numbers(True, 4096) == 4 * numbers(True, 1024) == 4096 * H * 128
+    assert numbers(False, 4096) >= 4096**2
 
 
 def test_tpus_get_the_kernel_where_it_covers_the_arguments() -> None:

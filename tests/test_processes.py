@@ -41,16 +41,41 @@ def in_slurm(port: int, processes: int, process: int) -> dict[str, str]:
     return {f"SLURM_{name}": str(value) for name, value in values.items()}
 
 
+def on_tpus(port: int, processes: int, process: int) -> dict[str, str]:
+    """What GKE tells a worker of slices of TPUs. (There are none: JAX is told to believe so.)"""
+    return {
+        "MEGASCALE_COORDINATOR_ADDRESS": "127.0.0.1",
+        "MEGASCALE_NUM_SLICES": "1",
+        "MEGASCALE_SLICE_ID": "0",
+        "JAX_FORCE_TPU_INIT": "1",
+        "JAX_COORDINATOR_PORT": str(port),
+        "TPU_WORKER_HOSTNAMES": ",".join(["127.0.0.1"] * processes),
+        "TPU_WORKER_ID": str(process),
+    }
+
+
+def by_mpi(port: int, processes: int, process: int) -> dict[str, str]:
+    """What Open MPI tells a process."""
+    values = {"SIZE": processes, "RANK": process, "LOCAL_RANK": process}
+    job = (port - JOB_PORTS[0]) * 2**12  # JAX takes a port by its number
+    return {"OMPI_MCA_orte_hnp_uri": f"{job}.0;tcp://127.0.0.1:1"} | {
+        f"OMPI_COMM_WORLD_{name}": str(value) for name, value in values.items()
+    }
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
     """Starts a group of processes of `train.py`, with so many virtual devices each.
 
-    The first of a group is told its coordinates, the others find them as they would on a cluster of Slurm.
+    The first of a group is told its coordinates, the others find them as they would on a cluster of Slurm, or
+    of what `told` tells; with `all_told`, so does the first.
     """
     TinyLog(tmp_path).open()
     running = []
 
-    def begin(run: str, processes: int, devices: int, *options: str) -> list[subprocess.Popen[str]]:
+    def begin(
+        run: str, processes: int, devices: int, *options: str, told: Any = in_slurm, all_told: bool = False
+    ) -> list[subprocess.Popen[str]]:
         port, group = free_port(), []
         environment = os.environ | {
             "STJAX_CACHE": str(tmp_path / "cache"),
@@ -59,8 +84,8 @@ def start(tmp_path: Path) -> Any:
         }
         for k in range(processes):
             where = ["--coordinator", f"127.0.0.1:{port}", "--processes", f"{processes}", "--process", "0"]
-            job = in_slurm(port, processes, k) if k else {}
-            where = ["--detect"] if k else where
+            found = k > 0 or all_told
+            job, where = (told(port, processes, k), ["--detect"]) if found else ({}, where)
             command = [sys.executable, "train.py", CONFIG, "--workdir", str(tmp_path / run)]
             command += ["--source.folder", str(tmp_path), *options, *(where if processes > 1 else [])]
             with open(tmp_path / f"{run}-{processes}-{k}.log", "w") as log:
@@ -122,8 +147,10 @@ def test_two_processes_are_killed_and_go_on_as_one(start: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
-def test_two_processes_end_by_themselves(start: Any, tmp_path: Path) -> None:
-    output = finish(start("whole", 2, 1, "--training.epochs", "1"), tmp_path, "whole")
+@pytest.mark.parametrize("told", [in_slurm, on_tpus, by_mpi])
+def test_two_processes_end_by_themselves(told: Any, start: Any, tmp_path: Path) -> None:
+    group = start("whole", 2, 1, "--training.epochs", "1", told=told, all_told=True)
+    output = finish(group, tmp_path, "whole")
     assert "2 devices of 2 processes: data 2, model 1" in output
     result = json.loads((tmp_path / "whole" / "result.json").read_text())
     assert result["hardware"]["processes"] == 2

@@ -176,12 +176,22 @@ def test_incomplete_coordinates_of_processes(given: Any, words: str) -> None:
         join(*given)
 
 
-def test_an_environment_that_tells_nothing_names_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ValueError("coordinator_address should be defined."),
+        ModuleNotFoundError("No module named 'requests'"),  # JAX asks the host of a TPU by it
+        OSError("the host does not answer"),
+    ],
+)
+def test_an_environment_that_tells_nothing_names_what_to_give(
+    cause: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def alone(*_given: object) -> None:
-        raise ValueError("coordinator_address should be defined.")
+        raise cause
 
     monkeypatch.setattr(jax.distributed, "initialize", alone)
-    with pytest.raises(ConfigError, match=r"did not meet: .* defined.; give --coordinator, --process, which"):
+    with pytest.raises(ConfigError, match=f"did not meet: {cause}; give --coordinator, --process, which"):
         join(None, 2, None, True)
 
 

@@ -119,6 +119,9 @@ class Training:
     accumulate: int = 1
     """Parts of a batch whose gradients are summed before the update: the memory for activations is that of
     one part, filled up to whole sequences."""
+    donate: bool = True
+    """Whether a step writes its state where the old one lay. Without it both lie in memory during a step,
+    and code of yours that calls the step may still read the old one."""
     seed: int = 0
     """Of initial parameters, order of batches and dropout."""
 

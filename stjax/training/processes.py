@@ -36,7 +36,7 @@ def join(coordinator: str | None, processes: int | None, process: int | None, de
         raise ConfigError(f"--coordinator {coordinator!r} must be HOST:PORT, e.g. 10.0.0.1:12345")
     try:
         jax.distributed.initialize(coordinator, processes, process)
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError, OSError) as error:  # the last two of asking a TPU's host
         remedy = f"; give {', '.join(missing)}, which this environment may not tell" if missing else ""
         raise ConfigError(f"the processes did not meet: {error}{remedy}") from error
     return jax.process_count() > 1

@@ -67,7 +67,7 @@ class Setup:
         optimizer = make_optimizer(experiment.optimizer, total)
         rate = learning_rate(experiment.optimizer, total)
         catalogue = layout.copies(dataset.catalogue)
-        model, key = experiment.model, _key(experiment.training.seed, layout)
+        model, training, key = experiment.model, experiment.training, _key(experiment.training.seed, layout)
         empty = jax.tree.map(np.zeros_like, batches[0])
         initial = functools.partial(make_initial(model, optimizer), key, empty, catalogue)
         abstract = _traced(model, initial)  # the trace is used again by the call
@@ -85,7 +85,9 @@ class Setup:
             catalogue=catalogue,
             batches=batches,
             key=key,
-            step=make_train_step(model, optimizer, rate, shardings, rows, experiment.training.accumulate),
+            step=make_train_step(
+                model, optimizer, rate, shardings, rows, training.accumulate, training.donate
+            ),
             scores=make_scores(model, mesh),
             odds=make_rank(model, mesh) if experiment.evaluation.negatives else None,
             total_steps=total,

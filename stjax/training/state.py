@@ -61,8 +61,9 @@ def make_train_step(
     shardings: Shardings | None = None,
     rows: type[Any] | None = None,
     accumulate: int = 1,
+    donate: bool = True,
 ) -> Step:
-    """The jitted step (key, state, batch, catalogue) -> (state, metrics); the state is donated.
+    """The jitted step (key, state, batch, catalogue) -> (state, metrics).
 
     key: the same at every step; all randomness is a function of it and of the step's number. It is an
     argument, so that one compiled program serves every seed. A loss or gradient norm that is not finite
@@ -72,6 +73,7 @@ def make_train_step(
     shardings: where several devices train. rows: `stjax.training.rows.Rows` for steps that touch only what
     the batch reads of large tables. accumulate: parts of a batch, of equally many rows, that are read one
     after the other; the gradient is that of the whole, but each part has its own dropout and draws.
+    donate: the new state takes the memory of the old one, which cannot be read any more.
     """
 
     used = None if shardings is None else shardings.used
@@ -127,7 +129,7 @@ def make_train_step(
         return kept, {**aux, **metrics, "finite": finite, "weight": batch.weight.sum()}
 
     out = None if shardings is None else (shardings.state, shardings.metrics)
-    return jax.jit(step, donate_argnums=1, out_shardings=out)
+    return jax.jit(step, donate_argnums=1 if donate else (), out_shardings=out)
 
 
 def _by_parts(differentiate: Any, parts: int, params: Any, key: jax.Array, batch: Batch) -> Any:
