@@ -220,9 +220,9 @@ class Abstract:
 
     @property
     def states(self) -> Any:
-        """States of all slots. Of a large array the first dimension that divides is shared, but not the slots:
-        of attention the window, so that a chip writes its own rows and adds up what it read of them. (Shared
-        by features, a few lie on each chip, and a TPU fills them up to 128.)"""
+        """States of all slots. Of a large array the first dimension that divides is shared, but not the
+        slots: of attention the window, so that a chip writes its own rows and adds up what it read of them.
+        (Shared by features, a few lie on each chip, and a TPU fills them up to 128.)"""
 
         def place(x: Any) -> jax.ShapeDtypeStruct:
             axes: list[Any] = [None] * x.ndim

@@ -5,11 +5,11 @@
     python -m benchmarks.tables --items 10000 100000000 --features 8 --tables adagrad lazy     17 GB of memory
 
 The training step of a GRU on 32 sequences of 50 events with 256 sampled negatives, D=16 (--features), as
-`train.py` makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw" all of them
-(up to --dense items: it holds four tables). Every batch has other items, drawn uniformly; sizes are measured
-in turn, so that what else the machine does falls on all of them. Prints JSON lines: the median over rounds
-of milliseconds a step; touched_bytes, of the rows of tables and moments that a step reads
-and writes back; temporary_bytes, as XLA counts them for the compiled step. XLA's own count of bytes
+`train.py` makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw"
+all of them (up to --dense items: it holds four tables). Every batch has other items, drawn uniformly; sizes
+are measured in turn, so that what else the machine does falls on all of them. Prints JSON lines: the median
+over rounds of milliseconds a step; touched_bytes, of the rows of tables and moments that a step reads and
+writes back; temporary_bytes, as XLA counts them for the compiled step. XLA's own count of bytes
 accessed is of no use here: it counts the whole table wherever some rows are written in place.
 """
 

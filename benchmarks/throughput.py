@@ -9,9 +9,10 @@ hstu-200: two blocks, D=50, one head, 200 events. intervals-50: attention with a
 TiSASRec), two blocks, D=50, one head, 50 events. gru-*, attention-*: one GRU layer, or two pre-norm attention
 blocks with two heads and a feed-forward network four times as wide; D=64, 50 and 200 events.
 
-The peer (`peers/torch_step.py`) trains the last four of the same sizes by PyTorch's own modules (`nn.GRU`,
-`scaled_dot_product_attention`), in a process that waits while we measure: rounds alternate. Prints a JSON
-line a case: medians over rounds, and the ratio of medians.
+The peer (`peers/torch_step.py`) trains models of the same sizes: the last four by PyTorch's own modules
+(`nn.GRU`, `scaled_dot_product_attention`), the first two by the formulas of HSTU, with a bias of lags and of
+time gaps as ours, and of TiSASRec in plain PyTorch operations. It waits while we measure: rounds alternate.
+Prints a JSON line a case: medians over rounds, and the ratio of medians.
 """
 
 from __future__ import annotations
@@ -56,12 +57,12 @@ PEER = Path(__file__).parent / "peers" / "torch_step.py"
 
 @dataclass(frozen=True)
 class Case:
-    """A model of a size. peer: PyTorch's counterpart, if there is one."""
+    """A model of a size. peer: PyTorch's counterpart."""
 
     interest: Interest
     features: int
     length: int
-    peer: str | None = None
+    peer: str
 
 
 def attention(length: int) -> SelfAttention:
@@ -69,7 +70,7 @@ def attention(length: int) -> SelfAttention:
 
 
 CASES = {
-    "hstu-200": Case(HSTU(layers=2, heads=1, window=200, dropout=DROPOUT), 50, 200),
+    "hstu-200": Case(HSTU(layers=2, heads=1, window=200, dropout=DROPOUT), 50, 200, "hstu"),
     "intervals-50": Case(
         SelfAttention(
             layers=2,
@@ -81,6 +82,7 @@ CASES = {
         ),
         50,
         50,
+        "intervals",
     ),
     "gru-50": Case(GRU(dropout=DROPOUT), 64, 50, "gru"),
     "gru-200": Case(GRU(dropout=DROPOUT), 64, 200, "gru"),
@@ -164,7 +166,7 @@ def batch(random: np.random.Generator, length: int, rows: int) -> Batch:
 
 def measure(name: str, case: Case, rounds: int, python: str | None) -> dict[str, Any]:
     ours = Ours(case)
-    peer = Peer(python, case) if python and case.peer else None
+    peer = Peer(python, case) if python else None
     for _ in range(2):  # not counted
         ours.seconds()
         if peer:
