@@ -271,7 +271,7 @@ def proof(abstract: Abstract, program: str, chip: Chip) -> dict[str, Any]:
     """What the compiled program says."""
     start = time.perf_counter()
     traced = abstract.trace(program)
-    flops = matmul_flops(traced.jaxpr.jaxpr)
+    flops = matmul_flops(traced.jaxpr.jaxpr, "tpu")
     lowered = traced.lower(lowering_platforms=("tpu",))
     state, table = abstract.state, abstract.state.params["items"]["table"]
     share = table.sharding.shard_shape(table.shape)

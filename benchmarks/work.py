@@ -82,9 +82,14 @@ def moved_bytes(compiled: Any) -> float:
     return (compiled.cost_analysis() or {}).get("bytes accessed", 0.0)
 
 
-def matmul_flops(jaxpr: Any) -> int:
+def matmul_flops(jaxpr: Any, platform: str | None = None) -> int:
     """Of all matrix products of a traced program: a scan's as often as it runs, of branches the largest, a
-    kernel's as it estimates them, and what each device does for itself times their number."""
+    kernel's as it estimates them, and what each device does for itself times their number.
+
+    platform: that of the devices it will run on, such as "tpu", which decides between forms of an operation
+    for several platforms; by default the one of JAX's own devices.
+    """
+    platform = platform or jax.default_backend()
     total = 0
     for eqn in jaxpr.eqns:
         if eqn.primitive.name == "dot_general":
@@ -95,9 +100,12 @@ def matmul_flops(jaxpr: Any) -> int:
         if eqn.primitive.name == "pallas_call":
             total += eqn.params["cost_estimate"].flops
             continue
-        inner = [matmul_flops(sub) for sub in _inside(eqn.params)]
+        inner = [matmul_flops(sub, platform) for sub in _inside(eqn.params)]
         if eqn.primitive.name == "cond":
-            total += max(inner)
+            forms = eqn.params.get("branches_platforms") or ()
+            own = [n for names, n in zip(forms, inner, strict=bool(forms)) if names and platform in names]
+            other = [n for names, n in zip(forms, inner, strict=bool(forms)) if names is None]
+            total += max(own or other or inner)
         elif eqn.primitive.name == "shard_map":
             total += sum(inner) * eqn.params["mesh"].size
         else:

@@ -172,6 +172,22 @@ def test_products_of_loops_and_branches_are_counted() -> None:
     assert matmul_flops(jax.make_jaxpr(program)(jnp.zeros((7, 3))).jaxpr) == (11 * 2 + 3) * product
 
 
+def test_of_forms_for_platforms_one_is_counted() -> None:
+    """Also of its gradient, in which the choice was made before."""
+
+    def program(w: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(
+            w, tpu=lambda w: w @ w @ w, cuda=lambda w: w, default=lambda w: w @ w
+        )
+
+    w, product = jnp.zeros((7, 7)), 2 * 7**3
+    made = jax.make_jaxpr(program)(w).jaxpr
+    assert [matmul_flops(made, p) for p in ("tpu", "cuda", "cpu")] == [2 * product, 0, product]
+    assert matmul_flops(made) == matmul_flops(made, jax.default_backend())
+    made = jax.make_jaxpr(jax.grad(lambda w: jax.jit(program)(w).sum()))(w).jaxpr
+    assert [matmul_flops(made, p) for p in ("tpu", "cuda", "cpu")] == [6 * product, 0, 3 * product]
+
+
 def test_products_of_kernels_are_counted_for_each_device() -> None:
     """4 rows, 2 heads: a block of 256 queries reads 2 blocks of keys, but for the first."""
     length, window, width = 1_024, 257, 128
