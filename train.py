@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> int:
     from rich.console import Console
 
     from stjax.errors import UserError
+    from stjax.pipe import reader_left
     from stjax.training import parse, run
 
     try:
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return reader_left()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130

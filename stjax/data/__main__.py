@@ -19,6 +19,7 @@ from stjax.data import quality
 from stjax.data.log import LogColumns, LogError, Ties
 from stjax.data.prepare import prepare
 from stjax.data.store import EventStore, StoreError
+from stjax.pipe import reader_left
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,8 @@ def main(args: Sequence[str] | None = None) -> int:
             args=args,
         )
         command.run(Console(markup=False, highlight=False))
+    except BrokenPipeError:
+        return reader_left()
     except (LogError, StoreError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stjax.errors import UserError
+from stjax.pipe import reader_left
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -29,6 +30,8 @@ def main(arguments: Sequence[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return reader_left()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -20,6 +20,8 @@ from pathlib import Path
 from rich.console import Console
 
 from stjax.errors import ConfigError, UserError
+from stjax.memory import keep_freed_memory
+from stjax.pipe import reader_left
 from stjax.training import load_module, parse
 from stjax.training.setup import open_dataset, use_compilation_cache
 from stjax.tune.change import check
@@ -41,11 +43,14 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--search-seed", type=int, default=0, help="of the sampler (0)")
     parser.add_argument("--no-pruning", action="store_true", help="train every trial to its end")
     options, overrides = parser.parse_known_args(arguments)
+    keep_freed_memory()
     try:
         _tune(options, overrides, list(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return reader_left()
     except KeyboardInterrupt:
         print("interrupted; the same command goes on with the search", file=sys.stderr)
         return 130
