@@ -15,7 +15,7 @@ QUICKSTART = Path(__file__).parent / "configs" / "quickstart.py"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
+    """The exit code, see `stjax.command`."""
     # Imports and traces make objects that live on; walking over them in search of dead ones took an eighth of
     # the time to the first step. This is before the first import that makes many.
     gc.set_threshold(1_000_000)
@@ -24,21 +24,13 @@ def main(arguments: Sequence[str]) -> int:
     keep_freed_memory()  # before modules are imported that start threads
     from rich.console import Console
 
-    from stjax.errors import UserError
-    from stjax.pipe import reader_left
+    from stjax.command import exit_code
     from stjax.training import parse, run
 
-    try:
-        run(parse(arguments, default=QUICKSTART), Console(soft_wrap=True))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return reader_left()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(
+        lambda: run(parse(arguments, default=QUICKSTART), Console(soft_wrap=True)),
+        "interrupted; the same command goes on from the last checkpoint",
+    )
 
 
 if __name__ == "__main__":

@@ -16,21 +16,21 @@ ALLOWED = {
     "__init__": ("events", ""),
     "errors": ("", ""),
     "cache": ("errors", ""),
+    "command": ("errors", ""),
     "memory": ("", ""),
-    "pipe": ("", ""),
     "ops": ("ops", "jax numpy"),
     "events": ("", "jax"),
     "nn": ("ops events nn", "jax numpy flax"),
     "metrics": ("events", "jax numpy"),
-    "data": ("errors cache pipe events data", "numpy polars grain rich tyro"),
+    "data": ("errors cache command events data", "numpy polars grain rich tyro"),
     "baselines": ("errors ops events data baselines", "jax numpy scipy"),
     "evaluation": ("errors ops events metrics data evaluation", "jax numpy rich"),
     "training": (
         "errors cache ops events metrics data baselines evaluation training",
         "jax numpy flax optax orbax tyro rich matplotlib tensorboardX",
     ),
-    "serving": ("errors cache pipe events data ops baselines training serving", "jax numpy flax optax"),
-    "tune": ("errors memory pipe data training tune", "jax optuna rich matplotlib"),
+    "serving": ("errors cache command events data ops baselines training serving", "jax numpy flax optax"),
+    "tune": ("errors command memory data training tune", "jax optuna rich matplotlib"),
 }
 # The only file that names Grain; what it loads at import is tested below.
 GRAIN = ROOT / "stjax" / "data" / "pipeline.py"

@@ -14,7 +14,7 @@ from examples.service.app import make_app
 from examples.service.bodies import Limits
 from examples.service.city import City
 from examples.service.server import serve
-from stjax.errors import UserError
+from stjax.command import exit_code
 from stjax.memory import keep_freed_memory
 from stjax.serving import Engine
 from stjax.serving.load_export import load_trained
@@ -52,33 +52,28 @@ class Options:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 ended by a signal, 2 for what the user can mend."""
+    """The exit code, see `stjax.command`; 0 also where a signal has ended the service."""
     logging.basicConfig(
         level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", force=True
     )
-    log = logging.getLogger("stjax.service")
-    log.setLevel(logging.INFO)
+    logging.getLogger("stjax.service").setLevel(logging.INFO)
     options = tyro.cli(Options, prog="python -m examples.service", args=list(arguments))
     keep_freed_memory()
     use_compilation_cache()
-    try:
-        log.info("loading %s", options.run)
-        trained = load_trained(options.run)
-        city = City.of(trained, options.history, options.kind)
-        settings = Settings(options.capacity, options.users, options.lateness)
-        engine = Engine.load(trained, settings=settings, folder=options.state, history=options.history)
-        log.info("%s: %d items, %d users", engine.version, len(city.ids), len(engine.users()))
-        limits = Limits(concurrent=options.concurrent)
-        serve(
-            make_app(engine, city, limits=limits, state=options.state),
-            options.host,
-            options.port,
-            options.grace,
-        )
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: _serve(options))
+
+
+def _serve(options: Options) -> None:
+    log = logging.getLogger("stjax.service")
+    log.info("loading %s", options.run)
+    trained = load_trained(options.run)
+    city = City.of(trained, options.history, options.kind)
+    settings = Settings(options.capacity, options.users, options.lateness)
+    engine = Engine.load(trained, settings=settings, folder=options.state, history=options.history)
+    log.info("%s: %d items, %d users", engine.version, len(city.ids), len(engine.users()))
+    limits = Limits(concurrent=options.concurrent)
+    app = make_app(engine, city, limits=limits, state=options.state)
+    serve(app, options.host, options.port, options.grace)
 
 
 if __name__ == "__main__":

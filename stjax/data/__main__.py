@@ -15,11 +15,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from stjax.command import exit_code
 from stjax.data import quality
-from stjax.data.log import LogColumns, LogError, Ties
+from stjax.data.log import LogColumns, Ties
 from stjax.data.prepare import prepare
-from stjax.data.store import EventStore, StoreError
-from stjax.pipe import reader_left
+from stjax.data.store import EventStore
+from stjax.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Show:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run a command; 0, or 2 with one line of `error:` on stderr."""
+    """The exit code, see `stjax.command`; what a file system refuses can be mended, too."""
     args = sys.argv[1:] if args is None else args
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--schema", type=Path)
@@ -94,24 +95,22 @@ def main(args: Sequence[str] | None = None) -> int:
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
-        columns = LogColumns() if file is None else LogColumns.from_file(file)
-        default = Prepare(log=tyro.MISSING, out=tyro.MISSING, columns=columns)
-        command = tyro.cli(
-            Annotated[Prepare, tyro.conf.subcommand("prepare", default=default)]
-            | Annotated[Show, tyro.conf.subcommand("show")],
-            prog="python -m stjax.data",
-            description=__doc__,
-            args=args,
-        )
-        command.run(Console(markup=False, highlight=False))
-    except BrokenPipeError:
-        return reader_left()
-    except (LogError, StoreError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return exit_code(lambda: _run(args, file), mendable=(UserError, OSError))
     finally:
         logger.removeHandler(handler)
-    return 0
+
+
+def _run(args: Sequence[str], schema: Path | None) -> None:
+    columns = LogColumns() if schema is None else LogColumns.from_file(schema)
+    default = Prepare(log=tyro.MISSING, out=tyro.MISSING, columns=columns)
+    command = tyro.cli(
+        Annotated[Prepare, tyro.conf.subcommand("prepare", default=default)]
+        | Annotated[Show, tyro.conf.subcommand("show")],
+        prog="python -m stjax.data",
+        description=__doc__,
+        args=args,
+    )
+    command.run(Console(markup=False, highlight=False))
 
 
 if __name__ == "__main__":

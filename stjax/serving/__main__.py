@@ -10,12 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from stjax.errors import UserError
-from stjax.pipe import reader_left
+from stjax.command import exit_code
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
+    """The exit code, see `stjax.command`."""
     parser = argparse.ArgumentParser(
         prog="python -m stjax.serving",
         description=__doc__,
@@ -25,17 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_export(commands)
     options = parser.parse_args(arguments)
-    try:
-        options.run_command(options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return reader_left()
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: options.run_command(options))
 
 
 def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -19,16 +19,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from stjax.errors import ConfigError, UserError
+from stjax.command import exit_code
+from stjax.errors import ConfigError
 from stjax.memory import keep_freed_memory
-from stjax.pipe import reader_left
 from stjax.training import load_module, parse
 from stjax.training.setup import open_dataset, use_compilation_cache
 from stjax.tune.change import check
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The exit code: 0 done, 2 for what the user can mend, 130 interrupted."""
+    """The exit code, see `stjax.command`."""
     parser = argparse.ArgumentParser(
         prog="python -m stjax.tune",
         description=__doc__,
@@ -44,17 +44,10 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--no-pruning", action="store_true", help="train every trial to its end")
     options, overrides = parser.parse_known_args(arguments)
     keep_freed_memory()
-    try:
-        _tune(options, overrides, list(arguments))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:
-        return reader_left()
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on with the search", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(
+        lambda: _tune(options, overrides, list(arguments)),
+        "interrupted; the same command goes on with the search",
+    )
 
 
 def _tune(options: argparse.Namespace, overrides: list[str], arguments: list[str]) -> None:

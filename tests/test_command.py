@@ -1,4 +1,4 @@
-"""Output whose reader has gone, as with `| head`, ends a command without a traceback."""
+"""How commands end. Output whose reader has gone, as with `| head`, brings no traceback."""
 
 from __future__ import annotations
 
