@@ -91,8 +91,8 @@ def check(engine, made) -> dict[str, float]:
     one, two = (scores(engine, request(user, 3), 5) for user in "ab")
     assert one == pytest.approx(two, abs=1e-4)
     engine.save()
-    engine.add_items([Item("bare")])
-    engine.observe([Event("b", "bare", START + 99)])
+    engine.add_items([described(made, "item7", "late7")])  # in the journal alone
+    engine.observe([Event("b", "late7", START + 99)])
     return scores(engine, request("b", 3), ALL)
 
 

@@ -62,6 +62,8 @@ def test_what_makes_it_worse_is_refused_and_a_swap_can_be_undone() -> None:
     first, answer = engine.version, engine.recommend([request("nobody")], 5)[0]
     wild = engine.fine_tune(walks(1, 40, 20, START, 2), epochs=1, learning_rate=30.0)
     assert not wild.swapped and wild.after < wild.before and wild.version == engine.version == first
+    lost = engine.fine_tune(walks(1, 40, 20, START, 2), epochs=1, learning_rate=1e38)  # all is NaN
+    assert not lost.swapped and 0 < lost.after < lost.before
     again = engine.recommend([request("nobody")], 5)[0]
     np.testing.assert_array_equal(answer.scores, again.scores)
     other = engine.fine_tune(walks(1, 40, 20, START, 3), groups=("head",), learning_rate=1e-4)

@@ -66,6 +66,7 @@ class Core:
         self.catalogue = Items(catalogue, self.codec, settings.spare_items)
         self.weights = self.programs.weights(params, self.catalogue.catalogue)
         self.bits = ItemBits(self.catalogue.catalogue, vocabulary)
+        self._added = 0  # items that the weights know
         self.slots = Slots(self.programs, settings.users)
         own = settings.lateness, settings.waiting, settings.ids_kept
         self.users = Users(settings.users, self.bits.rows, *own)
@@ -92,7 +93,10 @@ class Core:
         self.catalogue.add(self.catalogue.prepared(item))
 
     def refresh(self) -> None:
-        """Compute anew what depends on the catalogue."""
+        """Compute anew what depends on the catalogue, where items were added."""
+        if self._added == len(self.catalogue.added):
+            return
+        self._added = len(self.catalogue.added)
         self.weights = self.programs.weights(self.weights.params, self.catalogue.catalogue)
         self.bits = ItemBits(self.catalogue.catalogue, self.vocabulary)
 

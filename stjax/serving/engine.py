@@ -27,7 +27,7 @@ from stjax.serving.load_export import load_trained
 from stjax.serving.messages import Event, Item, Recommendation, Request
 from stjax.serving.record import Record, digest
 from stjax.serving.settings import Settings
-from stjax.serving.tuning import Recent, Tuned, trained
+from stjax.serving.tuning import Recent, Tuned, finite, trained
 from stjax.serving.vocabulary import Vocabulary
 
 
@@ -202,7 +202,8 @@ class Engine:
 
         It runs beside serving, in the caller's thread, one at a time. The model learns to foretell each event
         from those before it, as in training. The last of them, a share `held_out`, are not learnt from: where
-        their mean reciprocal rank falls, nothing is swapped. `rollback` brings the parameters before back.
+        their mean reciprocal rank falls, or a parameter overflows, nothing is swapped. `rollback` brings the
+        parameters before back.
 
         events: each user's recent ones, with as many before `since` as should be read for context.
         since: Unix seconds; earlier events are not learnt from. groups: parameters to change, by the
@@ -229,7 +230,7 @@ class Engine:
             before, after = (
                 float((1 / recent.ranks(self._model, params, catalogue)).mean()) for params in (old, new)
             )
-            if swapped := after >= before:
+            if swapped := after >= before and finite(new):
                 self._swap(new, f"{self._name}@{digest(new)}")
             counts = len(recent.row), int(recent.weight.sum())
             return Tuned(swapped, before, after, *counts, self.version)

@@ -138,6 +138,7 @@ def _entry(record: bytes | memoryview) -> Event | Item:
 
 
 def _apply(core: Core, events: Sequence[Event]) -> None:
+    core.refresh()  # they may be of items that were added just before
     rows = [(event.user, core.encode(event)) for event in events]
     # Whatever calls they came in: a state reads its user's events by time, and by order of arrival.
     core.apply(sorted(rows, key=lambda each: each[1]["time"]))

@@ -96,7 +96,7 @@ class Recent:
         return found
 
     def ranks(self, model: Any, params: Any, catalogue: Catalogue) -> np.ndarray:
-        """The rank of each held-out target among all items, ties against it: int64 (Q,)."""
+        """The rank of each held-out target among all items, ties and what is no number against it: (Q,)."""
         found = []
         for at in range(0, len(self.row), ROWS):
             index = np.resize(np.arange(at, min(at + ROWS, len(self.row))), ROWS)
@@ -145,6 +145,11 @@ def trained(
     return params
 
 
+def finite(params: Any) -> bool:
+    """Whether all parameters are numbers."""
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
+
+
 def _named(path: Any) -> str:
     return "/".join(str(getattr(key, "key", key)) for key in path)
 
@@ -168,4 +173,4 @@ def _ranks(
 ) -> jax.Array:
     scores = model.apply({"params": params}, history, query, catalogue, method="scores")
     own = jnp.take_along_axis(scores, target[:, None], axis=1)
-    return (scores >= own).sum(axis=1)
+    return (~(scores < own)).sum(axis=1)  # of NaN the last, not rank 0
