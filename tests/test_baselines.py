@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ import pytest
 from stjax.baselines import (
     BPR,
     IALS,
+    Baseline,
     ItemKNN,
     Markov,
     MostPopular,
@@ -26,8 +27,10 @@ from stjax.baselines import (
 from stjax.baselines.counts import PairCounts
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, TRAIN, VALID, GlobalTemporal, LeaveOneOut
+from stjax.errors import ConfigError
 from stjax.evaluation import evaluate
 from stjax.events import FIRST, Query
+from stjax.training.setup import check_query
 from tests.histories import Drawn, readable
 from tests.stores import make_store
 
@@ -242,6 +245,28 @@ def test_time_is_read_only_where_declared(dataset: Dataset) -> None:
     ]
     assert differ == [False, True, False, False, True]
     assert len({r.name for r in plain}) == 5
+
+
+@pytest.mark.parametrize("kind", get_args(Baseline))
+def test_each_may_take_the_place_of_a_model(kind: Any, dataset: Dataset) -> None:
+    check_query(kind(), dataset)  # it says what it reads of the request
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"own": 0.0}, "own=0.0 must be above 0"),
+        ({"chain": -1.0}, "chain=-1.0 must be above 0"),
+        ({"memory": 0.0}, "memory=0.0 must be above 0 events"),
+        ({"gain": math.nan}, "gain=nan must be at least 0"),
+        ({"known": ("time", "place")}, r"no use for \['place'\], only \('time',\)"),
+    ],
+)
+def test_settings_that_would_give_no_scores(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Markov(**settings)
+    with pytest.raises(ConfigError, match=r"strength=0\.0 must be above 0"):
+        PopularInHourOfWeek(strength=0.0)
 
 
 def test_a_learnable_chain_is_learnt(tmp_path: Path) -> None:

@@ -217,10 +217,19 @@ def test_a_full_disk_while_logging(main: Main, tmp_path: Path, monkeypatch: pyte
     assert f"no space left for the run folder {tmp_path / 'run'}" in said
 
 
-def test_a_query_field_that_the_data_lack(main: Main) -> None:
+def test_a_query_field_that_the_data_lack(main: Main, tmp_path: Path) -> None:
     code, said = main("--model.known", "time", "weather")
     assert code == 2
-    assert "asks to know ['weather'] of the request; these data have ['time', 'place']" in said
+    assert "asks to know ['weather'] of the request; these data have ['time']" in said
+    code, said = main(
+        "--model.known", "place"
+    )  # nor has the log any; and nothing was saved that is in its way
+    assert code == 2
+    assert "asks to know ['place'] of the request; these data have ['time']" in said
+    (tmp_path / "run" / "checkpoints" / "5").mkdir(parents=True)
+    code, said = main("--model.known", "time")
+    assert code == 2
+    assert "model.known: ['place'] -> ['time']" in said
 
 
 @pytest.mark.parametrize(("users", "says"), [("0", "no training events"), ("1", "no valid targets")])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stjax.baselines.checks import check
 from stjax.baselines.counts import (
     PairCounts,
     back_off,
@@ -15,6 +16,7 @@ from stjax.baselines.counts import (
 from stjax.baselines.scorer import Scorer, now
 from stjax.data.dataset import Dataset
 from stjax.data.history import History
+from stjax.errors import ConfigError
 from stjax.events import FIRST, Query
 
 DAY = 86_400
@@ -35,6 +37,7 @@ class Markov:
     hours of the day between h and the request; `width` in hours. Without it these two fields have
     no effect: the hour of the last event says too little about that of the next.
     All defaults were chosen on NYC validation (trajectory-last).
+    ConfigError for a strength, a memory or a width that is not above 0, and for a negative gain.
     """
 
     own: float = 20.0
@@ -46,6 +49,11 @@ class Markov:
     known: tuple[str, ...] = ()
 
     uses = ("time",)
+
+    def __post_init__(self) -> None:
+        check(self, positive=("own", "user", "chain", "width"), not_negative=("gain",))
+        if not self.memory > 0:
+            raise ConfigError(f"memory={self.memory} must be above 0 events; inf keeps all")
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training part's transitions; the user's own are counted at each request."""

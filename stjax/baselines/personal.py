@@ -16,6 +16,8 @@ from stjax.events import FIRST, Query
 class UserMostFrequent:
     """Items by how often the user has had them, ties and all other items by popularity."""
 
+    known = ()
+
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training events; the user's own are counted at each request."""
         level = popularity_levels(dataset)
@@ -41,6 +43,8 @@ class UserMostFrequent:
 @dataclass(frozen=True)
 class UserLast:
     """Items by how recently the user had them, the last one first; all others by popularity."""
+
+    known = ()
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training events; the user's history is read at each request."""

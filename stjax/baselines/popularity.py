@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from stjax.baselines.checks import check
 from stjax.baselines.counts import (
     HOURS_OF_WEEK,
     PairCounts,
@@ -23,6 +24,8 @@ from stjax.events import Query
 @dataclass(frozen=True)
 class MostPopular:
     """Items by their number of training events."""
+
+    known = ()
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training events."""
@@ -42,12 +45,16 @@ class PopularInHourOfWeek:
     with c_hv events of item v among the n_h of hour h. strength, in events, was chosen on NYC
     validation.
     known: with "time" the request's time decides the hour, else that of the user's last event.
+    ConfigError for a strength that is not above 0.
     """
 
     strength: float = 1000.0
     known: tuple[str, ...] = ()
 
     uses = ("time",)
+
+    def __post_init__(self) -> None:
+        check(self, positive=("strength",))
 
     def fit(self, dataset: Dataset) -> Scorer:
         """Count the training events by hour and item."""

@@ -79,13 +79,14 @@ class RunFolder:
         """Write config and versions into a new folder; in an old one, check that it is the same run.
 
         config: the resolved experiment. source: the config file. ignore: sections that may differ.
+        A run that has saved nothing, such as one that its settings ended at once, gives way to another.
         Returns remarks, one per package whose version is no longer the one the run began with.
         Raises CheckpointError naming the fields that differ, old -> new.
         """
         if not self.leader:
             return []
         old, now = self._read("config.json"), versions()
-        if old is None:
+        if old is None or not (self._saved or old == json.loads(json.dumps(config))):
             self.write("versions.json", now)
             if not (copy := self.path / "config.py").exists() or not copy.samefile(source):
                 shutil.copyfile(source, copy)
@@ -104,6 +105,12 @@ class RunFolder:
             for name in now
             if now[name] != began.get(name)
         ]
+
+    @property
+    def _saved(self) -> bool:
+        """Whether there is a checkpoint, or the result of what needs none."""
+        steps = (self.path / "checkpoints").glob("*")
+        return any(step.name.isdecimal() for step in steps) or self.result is not None
 
     def write(self, name: str, value: Any) -> None:
         """Write JSON whole or not at all."""

@@ -137,7 +137,7 @@ def open_dataset(experiment: Experiment) -> Dataset:
     """The data through the protocol. Raises UserError for what cannot work, also a part without targets."""
     store = experiment.source.open()
     dataset = Dataset(store, experiment.protocol(store), experiment.sharding.rows_multiple)
-    _check_query(experiment, dataset)
+    check_query(experiment.model, dataset)
     for part in (VALID, TEST):
         dataset.targets(part)  # raises now, not after an epoch, where there are none
     return dataset
@@ -182,15 +182,15 @@ def _traced(model: Any, initial: functools.partial[State]) -> State:
         raise ConfigError(f"model {name} cannot be built with these settings: {error}") from error
 
 
-def _check_query(experiment: Experiment, dataset: Dataset) -> None:
-    known = getattr(experiment.model, "known", None)
+def check_query(model: Any, dataset: Dataset) -> None:
+    """Raises ConfigError where a model does not say what it reads of the request, or the data lack it."""
+    known = getattr(model, "known", None)
     if not isinstance(known, tuple):
         raise ConfigError(
-            f"model {type(experiment.model).__name__} declares no `known`: give it a tuple of the"
+            f"model {type(model).__name__} declares no `known`: give it a tuple of the"
             " query fields that it may read, () for none"
         )
-    fields = [f.name for f in dataset.schema.select("event", "categorical")]
-    if unknown := [name for name in known if name not in ("time", "place", *fields)]:
-        raise ConfigError(
-            f"the model asks to know {unknown} of the request; these data have {['time', 'place', *fields]}"
-        )
+    there = ["time", *(["place"] if dataset.schema.place else [])]
+    there += [f.name for f in dataset.schema.select("event", "categorical")]
+    if unknown := [name for name in known if name not in there]:
+        raise ConfigError(f"the model asks to know {unknown} of the request; these data have {there}")
