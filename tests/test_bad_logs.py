@@ -102,6 +102,7 @@ def test_the_command_ends_without_a_traceback(tmp_path):
         ({"numeric": ("time",)}, "'time' clashes"),
         ({"numeric": ("a/b",)}, "'a/b' cannot be a file name"),
         ({"utc_offset": 90_000}, "not below 86400"),
+        ({"categorical": "device"}, r"categorical='device' must be a tuple of names, as \('device',\)"),
     ],
 )
 def test_columns_that_clash(names, message):

@@ -370,10 +370,13 @@ def test_item_fields_that_disagree_are_counted(tmp_path):
             "item": list("xxyy"),
             "time": [4, 3, 2, 1],
             "kind": ["one", "two", None, "two"],
+            "lat": [1.0, 3.0, 2.0, None],
+            "lon": [5.0, 5.0, 5.0, None],
         }
     )
-    store = prepare(log, LogColumns(item_categorical=("kind",)), tmp_path / "s")
-    assert store.quality["items with several values"] == {"kind": 1}
+    columns = LogColumns(item_categorical=("kind",), latitude="lat", longitude="lon")
+    store = prepare(log, columns, tmp_path / "s")
+    assert store.quality["items with several values"] == {"place": 1, "kind": 1}
     assert text_of(store, "kind", store.items["kind"]) == [None, None, "one", "two"]
 
 

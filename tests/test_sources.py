@@ -6,11 +6,12 @@ import dataclasses
 import gzip
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import polars as pl
@@ -324,6 +325,8 @@ def test_own_log_is_prepared_once_until_it_changes(tmp_path: Path, cache: Path) 
     assert len(source.open()) == 1
     with pytest.raises(SourceError, match=r"no such file: .*gone\.csv"):
         LogFiles((str(tmp_path / "gone.csv"),)).open()
+    with pytest.raises(SourceError, match=r"as \('log\.csv',\)"):
+        LogFiles("log.csv")  # pyright: ignore[reportArgumentType]
 
 
 def test_the_rule_for_ties_is_part_of_the_source(tmp_path: Path, cache: Path) -> None:
@@ -354,6 +357,25 @@ def test_a_store_folder_opens_as_it_is(tmp_path: Path) -> None:
     assert StoreFolder(str(store.path)).open().fingerprint == store.fingerprint
     with pytest.raises(StoreError, match="not an event store"):
         StoreFolder(str(tmp_path)).open()
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda path: (path / "offsets.npy").unlink(), "offsets.npy"),
+        (lambda path: (path / "columns" / "place.npy").unlink(), r"columns/place\.npy has no rows of"),
+        (lambda path: (path / "items" / "category.npy").write_bytes(b""), "No data left"),
+        (lambda path: os.truncate(path / "columns" / "time.npy", 300), "damaged"),
+        (lambda path: np.save(path / "columns" / "item.npy", np.zeros(3)), r"item\.npy has 3 rows of"),
+        (lambda path: (path / "schema.json").write_text("{"), "damaged"),
+    ],
+)
+def test_a_store_that_was_copied_in_part(tmp_path: Path, damage: Any, says: str) -> None:
+    path = Path(shutil.copytree(SyntheticCity(SMALL).open().path, tmp_path / "copy"))
+    damage(path)
+    with pytest.raises(StoreError, match=says) as refusal:
+        StoreFolder(str(path)).open()
+    assert "copy it again" in str(refusal.value)
 
 
 def test_every_parameter_is_part_of_the_cache_key(cache: Path) -> None:

@@ -70,9 +70,11 @@ def encode(
     sizes = {name: len(vocabulary[name]) + FIRST for name in ("item", "user")}
     ids = {"item": item[by_log], "user": user[by_log]}
     own: dict[str, dict[str, np.ndarray]] = {"item": {}, "user": {}}
-    if "place" in events:
-        own["item"]["place"] = first_of_each(ids["item"], events["place"][by_log], sizes["item"])
     several: dict[str, dict[str, int]] = {"item": {}, "user": {}}
+    if "place" in events:
+        place = own["item"]["place"] = first_of_each(ids["item"], events["place"][by_log], sizes["item"])
+        elsewhere = _given(events["place"]) & (events["place"] != place[item]).any(axis=1)
+        several["item"]["place"] = len(np.unique(item[elsewhere]))
     tables, found, used = {}, {}, {}
     for role, side in sides.items():
         matched = side.matched(vocabulary[role])

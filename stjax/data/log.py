@@ -47,7 +47,9 @@ class LogColumns:
     utc_offset_unit: Literal["seconds", "minutes"] = "seconds"
     """Unit of a utc_offset column."""
     latitude: str | None = None
-    """Column of latitudes in degrees."""
+    """Column of latitudes in degrees. The catalogue keeps as each item's own place that of its first event in
+    the log that has one, whatever a protocol makes of that event: where places are not of items but of users
+    (GPS), and the request's is known, that may tell of a target."""
     longitude: str | None = None
     """Column of longitudes in degrees."""
     categorical: tuple[str, ...] = ()
@@ -82,6 +84,10 @@ class LogColumns:
     so that "-1" covers -1.0."""
 
     def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            value = getattr(self, f.name)
+            if isinstance(f.default, tuple) and isinstance(value, str):
+                raise LogError(f"{f.name}={value!r} must be a tuple of names, as ({value!r},)")
         if (self.latitude is None) != (self.longitude is None):
             raise LogError("give both latitude and longitude, or neither")
         if isinstance(self.utc_offset, int) and abs(self.utc_offset) >= 86_400:

@@ -162,6 +162,10 @@ class LogFiles:
     ties: Ties = "log"
     strict: bool = False
 
+    def __post_init__(self) -> None:
+        if isinstance(self.paths, str):
+            raise SourceError(f"paths={self.paths!r} must be a tuple of files, as ({self.paths!r},)")
+
     def open(self) -> EventStore:
         """Prepare once and open. Raises SourceError for a missing file, LogError for its content."""
         sides = [path for path in (self.items, self.users) if path is not None]

@@ -14,13 +14,14 @@ folder of the target's name.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,22 +65,34 @@ class EventStore:
             raise StoreError(
                 f"{path} is not an event store (no schema.json); make one with `python -m stjax.data prepare`"
             )
-        about = json.loads(file.read_text())
+        with _whole(path):
+            about = json.loads(file.read_text())
         if about.get("format") != FORMAT:
             raise StoreError(
                 f"{path} has store format {about.get('format')}, this version reads {FORMAT}: "
                 "prepare it again"
             )
-        fields = tuple(Field(**f) for f in about["schema"].pop("fields"))
-        return cls(
-            path=path,
-            schema=Schema(**about["schema"], fields=fields),
-            offsets=np.load(path / "offsets.npy"),
-            columns=_mapped(path / "columns"),
-            items=_mapped(path / "items"),
-            user_fields=_mapped(path / "users"),
-            fingerprint=about["fingerprint"],
-        )
+        with _whole(path):
+            fields = tuple(Field(**f) for f in about["schema"].pop("fields"))
+            schema = Schema(**about["schema"], fields=fields)
+            offsets = np.load(path / "offsets.npy")
+            place = ["place"] if schema.place else []
+            own = {
+                role: [f.name for f in fields if f.role == role] for role in ("event", "meta", "item", "user")
+            }
+            return cls(
+                path=path,
+                schema=schema,
+                offsets=offsets,
+                columns=_mapped(
+                    path / "columns",
+                    ["item", "user", "time", *place, *own["event"], *own["meta"]],
+                    int(offsets[-1]),
+                ),
+                items=_mapped(path / "items", [*place, *own["item"]], schema.items),
+                user_fields=_mapped(path / "users", own["user"], schema.users),
+                fingerprint=about["fingerprint"],
+            )
 
     def __len__(self) -> int:
         """Number of events."""
@@ -185,8 +198,26 @@ def _clear_dead(path: Path) -> None:
                 continue  # another user's process: alive
 
 
-def _mapped(folder: Path) -> dict[str, np.ndarray]:
-    return {f.stem: np.load(f, mmap_mode="r") for f in sorted(folder.glob("*.npy"))}
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Say of a store that was copied in part, or damaged, what can be done."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, EOFError) as error:
+        raise StoreError(
+            f"{path} is incomplete or damaged ({error}): copy it again as a whole, or delete it and make it"
+            " again"
+        ) from error
+
+
+def _mapped(folder: Path, needed: list[str], rows: int) -> dict[str, np.ndarray]:
+    """The arrays of a folder. ValueError where one of the needed is not there, or any has other rows."""
+    found = {f.stem: np.load(f, mmap_mode="r") for f in sorted(folder.glob("*.npy"))}
+    for name in (*found, *needed):
+        there = len(found[name]) if name in found else "no"
+        if there != rows:
+            raise ValueError(f"{folder.name}/{name}.npy has {there} rows of {rows}")
+    return found
 
 
 def _save(folder: Path, name: str, array: np.ndarray, digest: Any) -> None:
