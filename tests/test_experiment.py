@@ -179,6 +179,7 @@ def test_a_real_process_exits_with_2() -> None:
         (lambda: Training(patience=-1), "training.patience -1"),
         (lambda: Evaluation(ks=()), "evaluation.ks ()"),
         (lambda: Evaluation(ks=(1, 5), select="HR@10"), "Acc@1, HR@5, NDCG@5, MRR"),
+        (lambda: Evaluation(negatives=2, select="AUC", filter_seen=True), "evaluation.negatives 2"),
     ],
 )
 def test_impossible_values_are_refused(settings: Any, says: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from stjax.errors import ConfigError
 from stjax.events import FIRST
-from stjax.nn import GBCE, FullSoftmax, InBatch, ItemEmbed, Objective, SampledSoftmax, UserEmbed
+from stjax.nn import GBCE, Ensemble, FullSoftmax, InBatch, ItemEmbed, Objective, SampledSoftmax, UserEmbed
 from stjax.ops import sampling
 from stjax.training import Experiment, Optimizer, Sharding
 from stjax.training.optimizer import learning_rate, make_optimizer, scale_by_row_adagrad
@@ -166,6 +166,9 @@ def test_objectives_that_read_every_item_are_refused(folder: Path, objective: Ob
         ConfigError, match=rf"optimizer.tables .* {type(objective).__name__}, which reads every"
     ):
         Setup.of(experiment(folder, objective, tables="adagrad"))
+    single = experiment(folder, SampledSoftmax(), tables="lazy")
+    with pytest.raises(ConfigError, match=r"optimizer\.tables .* the model Ensemble"):
+        Setup.of(dataclasses.replace(single, model=Ensemble(single.model, 2)))
 
 
 def test_the_schedule_is_that_of_all_else() -> None:

@@ -339,6 +339,8 @@ def test_impossible_spaces_are_refused(tmp_path: Path, capsys: Any, space: str, 
 def test_what_else_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     assert main([CONFIG, "--trials", "0"]) == 2
     assert "--trials 0 must be at least 1" in capsys.readouterr().err
+    assert main([CONFIG, "--seeds", "3", "5", "3"]) == 2
+    assert "--seeds 3 5 3 must all differ" in capsys.readouterr().err
     assert main([CONFIG, "--workdir", str(tmp_path)]) == 2
     assert "the search's folder is --out" in capsys.readouterr().err
     (tmp_path / "file").touch()

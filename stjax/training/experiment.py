@@ -118,7 +118,7 @@ class Training:
     """Steps between lines of metrics.jsonl."""
     accumulate: int = 1
     """Parts of a batch whose gradients are summed before the update: the memory for activations is that of
-    one part, filled up to whole sequences."""
+    one part, filled up to whole sequences. InBatch then has the negatives of one part."""
     donate: bool = True
     """Whether a step writes its state where the old one lay. Without it both lie in memory during a step,
     and code of yours that calls the step may still read the old one."""
@@ -161,6 +161,11 @@ class Evaluation:
         if not self.ks or min(self.ks) < 1:
             raise ConfigError(f"evaluation.ks {self.ks} must hold at least one number, each from 1")
         _one_of(self, "select", ("AUC",) if self.negatives else metric_names(self.ks))
+        if self.negatives and self.filter_seen:
+            raise ConfigError(
+                f"evaluation.filter_seen True takes items out of a ranking, and there is none with"
+                f" evaluation.negatives {self.negatives}: set one of them to its default"
+            )
 
 
 AXES = ("data", "model")

@@ -27,6 +27,11 @@ from stjax.training.paths import named, vocabulary_of
 def check_rows(model: nn.Module) -> None:
     """Raises ConfigError for a model that reads its whole tables in every step."""
     objective = getattr(getattr(model, "head", None), "objective", None)
+    if objective is None:
+        raise ConfigError(
+            f"optimizer.tables must be 'adamw' for the model {type(model).__name__}: rows are taken for the"
+            " head of a single Recommender"
+        )
     if not (hasattr(objective, "draw") or type(objective).__name__ == "InBatch"):
         raise ConfigError(
             f"optimizer.tables must be 'adamw' with the objective {type(objective).__name__}, which reads"

@@ -54,6 +54,9 @@ def _tune(options: argparse.Namespace, overrides: list[str], arguments: list[str
     for name in ("trials", "workers"):
         if getattr(options, name) < 1:
             raise ConfigError(f"--{name} {getattr(options, name)} must be at least 1")
+    if min(options.seeds) < 0 or len(set(options.seeds)) < len(options.seeds):
+        seeds = " ".join(map(str, options.seeds))
+        raise ConfigError(f"--seeds {seeds} must all differ and be at least 0")
     if importlib.util.find_spec("optuna") is None:
         raise ConfigError("the search needs the package optuna: pip install 'stjax[tune]'")
     from stjax.tune import report  # here: they import optuna
