@@ -176,6 +176,7 @@ def test_a_real_process_exits_with_2() -> None:
         (lambda: Optimizer(weight_decay=float("nan")), "optimizer.weight_decay nan"),
         (lambda: Optimizer(b2=1.0), "optimizer.b2 1.0"),
         (lambda: Optimizer(schedule="linear"), "constant, cosine"),  # pyright: ignore
+        (lambda: Optimizer(tables_rate=0.1), "optimizer.tables_rate 0.1"),
         (lambda: Training(patience=-1), "training.patience -1"),
         (lambda: Evaluation(ks=()), "evaluation.ks ()"),
         (lambda: Evaluation(ks=(1, 5), select="HR@10"), "Acc@1, HR@5, NDCG@5, MRR"),

@@ -366,6 +366,11 @@ def test_paths_reach_every_kind_of_part() -> None:
     assert resolve(changed(new, {"model.layer": Tanh(), "evaluation.ks": (1, 5)})) == resolve(
         changed(experiment, {"training.epochs": 2})
     )
+    # together, where one after the other would pass by an overlap beyond the length
+    batching: Any = changed(experiment, {"batching.overlap": 11, "batching.length": 13}).batching
+    assert (batching.length, batching.overlap, experiment.batching.length) == (13, 11, 7)
+    with pytest.raises(ConfigError, match=r"batching.overlap 17 must be below batching.length 13"):
+        changed(experiment, {"batching.overlap": 17, "batching.length": 13})
     examples = check(experiment, {"model.layer": Choice(Tanh(3), Tanh(5)), "training.epochs": Integers(1, 9)})
     assert [(e.model.layer.width, e.training.epochs) for e in examples] == [(3, 1), (5, 1), (3, 1), (3, 9)]
 

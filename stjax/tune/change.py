@@ -17,16 +17,10 @@ from stjax.tune.space import Space
 def changed(experiment: Experiment, values: Mapping[str, Any]) -> Experiment:
     """The experiment with a value at each path; where one path leads into another's value, that comes first.
 
-    Raises ConfigError naming path, value and remedy.
+    Fields of one part are replaced together, so that a part whose fields are checked against each other never
+    stands half changed. Raises ConfigError naming path, value and remedy.
     """
-    for path in sorted(values, key=lambda path: path.count(".")):
-        try:
-            experiment = _replaced(experiment, path.split("."), values[path], path)
-        except ConfigError:
-            raise
-        except (UserError, TypeError, ValueError) as error:  # of a class that checks its fields
-            raise ConfigError(f"{path} cannot be {plain(values[path])}: {error}") from error
-    return experiment
+    return _changed(experiment, {tuple(path.split(".")): value for path, value in values.items()}, "")
 
 
 def value_at(experiment: Experiment, path: str) -> Any:
@@ -60,20 +54,36 @@ def _examples(experiment: Experiment, space: Space, base: str | None) -> Iterato
             yield changed(experiment, first | {path: value})
 
 
-def _replaced(owner: Any, keys: list[str], value: Any, path: str) -> Any:
-    key, *rest = keys
-    old = _member(owner, key, path)
-    new = _replaced(old, rest, value, path) if rest else value
+def _changed(owner: Any, values: Mapping[tuple[str, ...], Any], at: str) -> Any:
+    """at: the path of the owner, with a dot at its end."""
+    new: dict[str, Any] = {}
+    for key in dict.fromkeys(keys[0] for keys in values):
+        path = at + key
+        inner = {keys[1:]: value for keys, value in values.items() if keys[0] == key and len(keys) > 1}
+        old = _member(owner, key, at + ".".join(next(keys for keys in values if keys[0] == key)))
+        if (key,) in values and not _fits(_hint(owner, key), values[key,]):
+            wanted = getattr(_hint(owner, key), "__name__", _hint(owner, key))
+            raise ConfigError(
+                f"{path} cannot be {plain(values[key,])}: it must be {wanted}; now it is {plain(old)}. Mend the"
+                " space"
+            )
+        value = values.get((key,), old)
+        new[key] = _changed(value, inner, f"{path}.") if inner else value
+    try:
+        return _replaced(owner, new)
+    except ConfigError:
+        raise
+    except (UserError, TypeError, ValueError) as error:  # of a class that checks its fields
+        told = ", ".join(f"{at}{key} cannot be {plain(value)}" for key, value in new.items())
+        raise ConfigError(f"{told}: {error}") from error
+
+
+def _replaced(owner: Any, new: dict[str, Any]) -> Any:
     if isinstance(owner, Mapping):
-        return {**owner, key: new}
+        return {**owner, **new}
     if isinstance(owner, tuple):
-        return (*owner[: int(key)], new, *owner[int(key) + 1 :])
-    if not rest and not _fits(_hint(owner, key), new):
-        wanted = getattr(_hint(owner, key), "__name__", _hint(owner, key))
-        raise ConfigError(
-            f"{path} cannot be {plain(new)}: it must be {wanted}; now it is {plain(old)}. Mend the space"
-        )
-    return owner.clone(**{key: new}) if hasattr(owner, "clone") else dataclasses.replace(owner, **{key: new})
+        return tuple(new.get(str(k), old) for k, old in enumerate(owner))
+    return owner.clone(**new) if hasattr(owner, "clone") else dataclasses.replace(owner, **new)
 
 
 def _member(owner: Any, key: str, path: str) -> Any:
