@@ -38,7 +38,11 @@ BROKEN = {
         "cannot be read: found more fields",
     ),
     "open quote": ("log.csv", b'user,item,time\n1,"2,3\n4,5,6\n', "cannot be read"),
-    "not UTF-8": ("log.csv", b"user,item,time\n\xff,2,3\n", "cannot be read: invalid utf-8"),
+    "not UTF-8": (
+        "log.csv",
+        b"user,item,time\n\xff,2,3\n",
+        r"cannot be read: invalid utf-8[^;]*; save it as UTF-8",
+    ),
     "nothing": ("log.csv", b"", "is empty"),
     "a header only": ("log.csv", b"user,item,time\n", "is empty"),
     "nothing in JSON lines": ("log.jsonl", b"", "is empty"),
@@ -49,7 +53,7 @@ BROKEN = {
     "not Parquet": ("log.parquet", b"user,item,time", "cannot be read"),
     "cut gzip": ("log.csv.gz", gzip.compress(GOOD)[:-12], "cannot be read"),
     "unknown kind": ("log.xlsx", b"", "no known kind"),
-    "nothing left": ("log.csv", b"user,item,time\nu,i,soon\n,i,3\n", "unparsable time: 1"),
+    "nothing left": ("log.csv", b"user,item,time\nu,i,soon\n,i,3\n", "unparsable time: 1; times are Unix"),
 }
 
 

@@ -10,7 +10,8 @@ import jax
 import pytest
 
 from stjax.errors import ConfigError
-from stjax.nn import ConcatFusion, Recommender, Retrieval, SelfAttention, TimeEmbed
+from stjax.nn import ConcatFusion, Ensemble, Recommender, Retrieval, SelfAttention, TimeEmbed
+from stjax.training import Batching
 from stjax.training.optimizer import decay_mask
 from stjax.training.setup import Setup
 from tests.configs.tiny import TinyLog, experiment
@@ -35,6 +36,20 @@ def setup(folder: Path, **fields: Any) -> Setup:
 def test_settings_that_do_not_fit(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         setup(tmp_path, **fields)
+
+
+@pytest.mark.parametrize("members", [0, 2])
+def test_what_goes_by_an_order_that_means_nothing(tmp_path: Path, members: int) -> None:
+    model: Any = Recommender(ordered=False)
+    unordered = dataclasses.replace(
+        experiment, source=TinyLog(tmp_path), model=Ensemble(model, members) if members else model
+    )
+    for batching, says in (
+        (Batching(within="trip"), r"batching\.within 'trip' goes by .*ordered=False: set it to None"),
+        (Batching(length=7, overlap=3), r"batching\.overlap 3 goes by .*: set it to 0"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            Setup.of(dataclasses.replace(unordered, batching=batching))
 
 
 def test_weight_decay_spares_tables_norms_and_biases(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from stjax.events import MISSING
 # int32 seconds, with a day to spare so that adding a UTC offset cannot overflow.
 SPAN = 2**31 - 86_400
 
+UNPARSABLE, OUT_OF_RANGE = "unparsable time", "time out of range"
+
 _logger = logging.getLogger(__name__)
 
 
@@ -105,7 +107,15 @@ def prepare(
             rows.drop(cause, order[below])
         order = order[rows.keep[order]]
     if len(order) == 0:
-        raise LogError(f"nothing is left of the {len(rows.keep)} rows of {name}: {_told(rows.dropped)}")
+        remedy = ""
+        if any(rows.dropped[cause] for cause in (UNPARSABLE, OUT_OF_RANGE)):
+            remedy = (
+                f"; times are Unix seconds or milliseconds or ISO 8601, of {years[0]} to {years[1]}: convert"
+                " the column, or name another"
+            )
+        raise LogError(
+            f"nothing is left of the {len(rows.keep)} rows of {name}: {_told(rows.dropped)}{remedy}"
+        )
     with _stage("encode"):
         encoded = encode(table, columns, rows, order, sides)
         rule = "the log's order" if key is None else f"hash of seed {tie_seed}, user and item"
@@ -135,7 +145,7 @@ def _clean(
     rows.drop("missing user", table.user == MISSING)
     rows.drop("missing item", table.item == MISSING)
     rows.drop("missing time", table.time == NO_TIME)
-    rows.drop("unparsable time", table.time == UNREADABLE_TIME)
+    rows.drop(UNPARSABLE, table.time == UNREADABLE_TIME)
     first, stop = (
         int(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC).timestamp()) * 1_000_000
         for year in (years[0], years[1] + 1)
@@ -144,7 +154,7 @@ def _clean(
     kept = table.time[rows.keep & ~outside] // 1_000_000
     first, stop = _window(kept)
     outside |= (table.time < first * 1_000_000) | (table.time >= stop * 1_000_000)
-    rows.drop("time out of range", outside)
+    rows.drop(OUT_OF_RANGE, outside)
     kept = np.flatnonzero(rows.keep)
     kept = kept if key is None else kept[np.argsort(key[kept], kind="stable")]
     order = in_order(table.user, table.time, kept)

@@ -56,7 +56,9 @@ def readable(name: str) -> Iterator[None]:
         # polars goes on with advice on its own arguments, which are not ours to give
         message = " ".join(str(error).split("You might want")[0].split("Consider")[0].split())
         remedy = ""
-        if isinstance(error, pl.exceptions.ComputeError) and name.lower().removesuffix(".gz")[-4:] in _TEXT:
+        if "utf-8" in message:
+            remedy = "; save it as UTF-8, e.g. by iconv -f latin1 -t utf-8"
+        elif isinstance(error, pl.exceptions.ComputeError) and name.lower().removesuffix(".gz")[-4:] in _TEXT:
             remedy = '; a quote inside a field must be doubled and the field quoted ("5"" nail")'
         raise LogError(f"{name} cannot be read: {message[:300]}{remedy}") from error
     except OSError as error:

@@ -41,6 +41,11 @@ class Ensemble(nn.Module):
         """The query fields that the members may read."""
         return self.model.known
 
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of events means anything to the members."""
+        return self.model.ordered
+
     def loss(
         self, batch: Batch, catalogue: Catalogue, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:

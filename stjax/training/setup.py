@@ -159,6 +159,13 @@ def _key(seed: int, layout: Layout) -> jax.Array:
 
 def _batches(experiment: Experiment, dataset: Dataset, layout: Layout) -> Batches:
     batching, (part, parts) = experiment.batching, layout.feed
+    if not getattr(experiment.model, "ordered", True):
+        for name, default in (("within", None), ("overlap", 0)):
+            if (value := getattr(batching, name)) != default:
+                raise ConfigError(
+                    f"batching.{name} {value!r} goes by the order of events, which means nothing to a model with"
+                    f" ordered=False: set it to {default}"
+                )
     return Batches(
         dataset,
         length=batching.length,
