@@ -99,8 +99,8 @@ class Optimizer:
             raise ConfigError(f"optimizer.learning_rate {self.learning_rate} must be above 0 and finite")
         if self.tables_rate and self.tables == "adamw":
             raise ConfigError(
-                f"optimizer.tables_rate {self.tables_rate} is of optimizer.tables lazy or adagrad: choose one of"
-                " them, or set it to 0"
+                f"optimizer.tables_rate {self.tables_rate} is of optimizer.tables lazy or adagrad: choose one"
+                " of them, or set it to 0"
             )
         for name in ("b1", "b2"):
             if getattr(self, name) >= 1:

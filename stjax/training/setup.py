@@ -163,8 +163,8 @@ def _batches(experiment: Experiment, dataset: Dataset, layout: Layout) -> Batche
         for name, default in (("within", None), ("overlap", 0)):
             if (value := getattr(batching, name)) != default:
                 raise ConfigError(
-                    f"batching.{name} {value!r} goes by the order of events, which means nothing to a model with"
-                    f" ordered=False: set it to {default}"
+                    f"batching.{name} {value!r} goes by the order of events, which means nothing to a model"
+                    f" with ordered=False: set it to {default}"
                 )
     return Batches(
         dataset,

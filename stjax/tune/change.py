@@ -64,8 +64,8 @@ def _changed(owner: Any, values: Mapping[tuple[str, ...], Any], at: str) -> Any:
         if (key,) in values and not _fits(_hint(owner, key), values[key,]):
             wanted = getattr(_hint(owner, key), "__name__", _hint(owner, key))
             raise ConfigError(
-                f"{path} cannot be {plain(values[key,])}: it must be {wanted}; now it is {plain(old)}. Mend the"
-                " space"
+                f"{path} cannot be {plain(values[key,])}: it must be {wanted}; now it is {plain(old)}. Mend"
+                " the space"
             )
         value = values.get((key,), old)
         new[key] = _changed(value, inner, f"{path}.") if inner else value
