@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
@@ -57,8 +58,11 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """Change as a share of the earlier value."""
-        return (self.after - self.before) / abs(self.before) if self.before else 0.0
+        """Change as a share of the earlier value; infinite where that was 0."""
+        change = self.after - self.before
+        return (
+            change / abs(self.before) if self.before else math.copysign(math.inf, change) if change else 0.0
+        )
 
     def beyond(self, tolerance: float) -> bool:
         """Whether it is more than chance and the tolerance explain."""

@@ -37,6 +37,13 @@ def test_what_differs_by_more_than_it_varies(tmp_path: Path, capsys: pytest.Capt
     assert main([faster, before]) == 1
 
 
+def test_what_was_none_and_is_some_has_changed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    none, some = (write(tmp_path / str(n), line(compiled_after_warm_up=n)) for n in (0, 3))
+    assert main([none, none]) == 0
+    assert main([none, some]) == 1 and "+inf%" in capsys.readouterr().out
+    assert main([some, none]) == 0
+
+
 def test_a_wide_spread_hides_a_change(tmp_path: Path) -> None:
     before = write(tmp_path / "a", line(seconds=1.0), line(seconds=2.0), line(seconds=1.4))
     after = write(tmp_path / "b", line(seconds=2.2))

@@ -40,6 +40,7 @@ BAD = {
     "an offset in minutes": (event(utc_offset=-90_000), "utc_offset=-90000 is a day or more"),
     "half an offset": (event(utc_offset=0.5), "utc_offset=0.5 must be whole seconds"),
     "a place in words": (event(place="here"), "place='here' must be"),
+    "no context": (event(context=None), "context is of type NoneType"),
     "an unknown field": (event(context={"weather": "rain"}), "no context field 'weather'; .*'scene'"),
     "a scene that is a list": (event(context={"scene": ["a"]}), "scene=.* must be text"),
     "a rating in words": (event(context={"rating": "good"}), "rating='good' must be numbers"),
@@ -71,14 +72,15 @@ def test_what_can_be_repaired_is_counted(made) -> None:
         event(item="never seen"),
         event(context={"scene": "never seen"}),
         event(context={"rating": math.inf, "mood": [1.0, math.nan, 2.0]}),
+        event(context={"rating": 1e300}),
     ]
-    assert engine.observe(events).accepted == 5
+    assert engine.observe(events).accepted == 6
     found = {cause: n for cause, n in engine.status()["counts"].items() if cause != "accepted"}
     assert found == {
         "place is not on the globe: unknown": 2,
         "item: unseen": 1,
         "scene: unseen": 1,
-        "rating: not a number": 1,
+        "rating: not a number": 2,
         "mood: not a number": 1,
     }
     assert_equal(engine, made, events, [request("user2")])
@@ -92,9 +94,17 @@ def test_a_bad_request_is_told_and_spoils_no_other(made) -> None:
         (Request("a", utc_offset=100_000), "utc_offset=100000"),
         (Request("a", context={"weather": "rain"}), "no context field 'weather'"),
         (Request("a", context={"scene": 3.5}), "scene=3.5 must be text"),
+        (Request("a", context=5), "context is of type int"),
+        (Request("a", allow=5), "allow=5 must be ids"),
+        (Request("a", deny=5), "deny=5 must be a list"),
+        (Request("a", where={"category": 5}), "where: category=5"),
+        (Request("a", where={"category": [[5]]}), "where: category: .5. must be text"),
+        ({"user": "a"}, "number 1 of the call is of type dict: give stjax.serving.Request"),
     ):
         with pytest.raises(BadEvent, match=words):
             engine.recommend([request("user2"), bad])
+    with pytest.raises(BadEvent, match=r"k=2.5 must be"):
+        engine.recommend([request("user2")], 2.5)
     assert len(engine.recommend([request("user2")])[0].items) == 10
 
 

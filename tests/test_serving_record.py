@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from stjax.errors import UserError
-from stjax.serving import Event
+from stjax.serving import Event, Item
 from stjax.serving.journal import JournalError
 from stjax.serving.snapshots import SnapshotError
 from tests.counting import counting, counts, expected, last, stream
-from tests.serving import assert_equal, parts, plain, request, start
+from tests.serving import ALL, START, assert_equal, parts, plain, request, start
 from tests.serving import stream as rich_stream
 
 ROOT = Path(__file__).parents[1]
@@ -63,6 +63,59 @@ def test_states_pending_events_and_what_was_seen_are_restored(tmp_path: Path) ->
             np.testing.assert_allclose(one.scores, two.scores, atol=1e-5)
         engine.observe(events[70:])
         assert_equal(engine, made, events, [request(f"user{k}", k) for k in range(2, 10)])
+
+
+def test_fewer_may_wait_than_before(tmp_path: Path) -> None:
+    """What waited beyond that is read, whether some may still wait or none."""
+    made, asked = parts(plain(known=("time",))), [request("user2", 1)]
+    events = [Event("user2", f"item{3 + k}", START + k) for k in range(8)]
+    with start(made, folder=tmp_path, lateness=3600, waiting=9) as engine:
+        engine.observe(events)
+        engine.save()
+    for settings, left in (({"lateness": 3600, "waiting": 3}, 3), ({"lateness": 0}, 0)):
+        with start(made, folder=tmp_path, **settings) as engine:
+            assert engine.status()["waiting"] == left
+            assert_equal(engine, made, events, asked)
+
+
+def test_numbers_of_numpy_are_kept(tmp_path: Path) -> None:
+    """In the journal and in snapshots, as the numbers that they are."""
+    made, place, near = parts(plain(known=("time",))), (np.float32(40.7), np.float32(-74.1)), np.float32(9)
+    context = {"mood": np.arange(3, dtype=np.float32) / 7, "rating": np.float32(0.7)}
+    item = Item("new", place, {"text": np.arange(4) / 7, "price": np.float64(3), "genres": ("genres3",)})
+    engine = start(made, folder=tmp_path, spare_items=1)
+    engine.add_items([item])
+    for k, name in enumerate(("new", "item4")):  # the last is in the journal alone
+        one = Event("user2", name, np.int64(START + k), place=place, context=context)
+        assert engine.observe([one]).accepted == 1
+        if k == 0:
+            engine.save()
+    before = engine.recommend([request("user2", within_km=near)], ALL)[0]
+    engine.close()
+    with start(made, folder=tmp_path, spare_items=1) as engine:
+        after = engine.recommend([request("user2", within_km=near)], ALL)[0]
+    assert len(after.items) > 5 and after.items == before.items
+    np.testing.assert_allclose(after.scores, before.scores, atol=1e-5)
+
+
+def test_no_snapshot_is_ahead_of_a_journal_without_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a loss of power the states would be whole, but the engine could not go on with them."""
+    synced, fsync = [], os.fsync
+
+    def told(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).suffix)
+        fsync(file)
+
+    with counting(tmp_path, sync=False) as engine:
+        engine.observe(stream(5))
+        monkeypatch.setattr(os, "fsync", told)
+        engine.save()
+    assert synced.index(".segment") < synced.index(".npy")
+    (tmp_path / "model.json").write_text("")  # lost likewise
+    with counting(tmp_path) as engine:
+        assert engine.status()["events"] == 5
 
 
 def test_it_may_be_killed_at_any_moment(tmp_path: Path) -> None:

@@ -91,6 +91,22 @@ def test_only_the_chosen_parameters_change() -> None:
     assert changed and all(name.startswith(("head/output", "fusion")) for name in changed)
 
 
+def test_an_event_without_an_offset_has_that_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = start(parts(plain()))
+    engine.observe([Event("a", "item3", START, utc_offset=3600)])
+    learnt = {}
+
+    def of(by_user, *others):
+        learnt.update({user: [int(row["utc_offset"]) for row in rows] for user, rows in by_user.items()})
+        raise ConfigError("enough")
+
+    monkeypatch.setattr(Recent, "of", of)
+    told = ((9, None), (1, None), (5, 7200))  # in any order
+    with pytest.raises(ConfigError, match="enough"):
+        engine.fine_tune([Event(user, "item4", START + at, offset) for user in "ab" for at, offset in told])
+    assert learnt == {"a": [3600, 7200, 7200], "b": [0, 7200, 7200]}
+
+
 def test_every_target_is_asked_once_the_last_are_held_out() -> None:
     made = parts(plain())
     codec = Codec(made[2].schema, made[3])
@@ -120,6 +136,8 @@ def test_what_cannot_be_learnt_from_is_told() -> None:
     events = walks(1, 3, 5, START, 1)
     for settings, words in (
         ({"groups": ("nothing",)}, "no parameter lies under 'nothing'; the model has .*'head'"),
+        ({"groups": "head"}, "groups='head' must be a list"),
+        ({"groups": ()}, r"groups=\(\) must be a list"),
         ({"held_out": 1.0}, "held_out=1.0"),
         ({"epochs": 0}, "epochs=0"),
         ({"since": START + 10**7}, "0 of the events .* an earlier `since`"),

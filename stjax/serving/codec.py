@@ -66,7 +66,7 @@ class Codec:
         row["time"] = self.time(event.time)
         row["utc_offset"] = utc_offset if event.utc_offset is None else check_offset(event.utc_offset)
         row["place"] = self.place(event.place)
-        for name, value in event.context.items():
+        for name, value in check_context(event.context).items():
             row[f"field {name}"] = self.value(self._field(name), value)
         return row
 
@@ -156,7 +156,8 @@ class Codec:
             return self.known(f.name, "" if value is None else str(value))
         width = f.size if f.kind == "vector" else 1
         try:
-            numbers = np.asarray(np.nan if value is None else value, np.float32).reshape(-1)
+            with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and so no number
+                numbers = np.asarray(np.nan if value is None else value, np.float32).reshape(-1)
         except (TypeError, ValueError, OverflowError):
             raise BadEvent(f"{where}={value!r} must be numbers") from None
         if value is None:
@@ -179,6 +180,13 @@ def check_id(name: str, value: Any) -> str:
         raise BadEvent(
             f"{name}={value[:20]!r}... has {len(value):,} characters; ids have at most {LONGEST_ID}"
         )
+    return value
+
+
+def check_context(value: Any) -> Mapping[str, Any]:
+    """Further fields by name. Raises BadEvent."""
+    if not isinstance(value, Mapping):
+        raise BadEvent(f"context is of type {type(value).__name__}; it must be fields by name, {{}} for none")
     return value
 
 

@@ -14,7 +14,15 @@ import numpy as np
 from stjax.events import Catalogue, Query
 from stjax.serving.answers import Filters, no_filters
 from stjax.serving.candidates import Source
-from stjax.serving.codec import BadEvent, Codec, check_id, check_offset, event_key, stacked
+from stjax.serving.codec import (
+    BadEvent,
+    Codec,
+    check_context,
+    check_id,
+    check_offset,
+    event_key,
+    stacked,
+)
 from stjax.serving.exported import Model
 from stjax.serving.filters import ItemBits
 from stjax.serving.items import Items
@@ -107,8 +115,12 @@ class Core:
 
     def encode(self, event: Event) -> np.ndarray:
         """An event as a record of ids and numbers. Raises BadEvent."""
-        number = self.users.get(check_id("user", event.user))
-        return self.codec.event(event, 0 if number is None else int(self.users.utc_offset[number]))
+        return self.codec.event(event, self.offset(check_id("user", event.user)))
+
+    def offset(self, user: str) -> int:
+        """Seconds from UTC of the user's last event; 0 where there is none."""
+        number = self.users.get(user)
+        return 0 if number is None else int(self.users.utc_offset[number])
 
     def apply(self, accepted: Iterable[tuple[str, np.ndarray]]) -> None:
         """Read accepted events, each user's in the order of time."""
@@ -116,6 +128,11 @@ class Core:
         for name, row in accepted:
             by_user.setdefault(self.users.add(name), []).append(row)
         due = {user: self.users.take(user, rows) for user, rows in by_user.items()}
+        self._read({user: rows for user, rows in due.items() if rows})
+
+    def settle(self) -> None:
+        """Read what waits no longer, where the engine that it waited in had other settings."""
+        due = {user: self.users.take(user, ()) for user in list(self.users.pending)}
         self._read({user: rows for user, rows in due.items() if rows})
 
     def remember(self, events: Iterable[Event]) -> None:
@@ -128,15 +145,15 @@ class Core:
         """Check a request; now: its time where it gives none. Raises BadEvent."""
         found = self.users.get(check_id("user", request.user))
         user = NOWHERE if found is None else found
-        place = self.codec.place(request.place)
-        offset = 0 if found is None else int(self.users.utc_offset[found])
+        place, context = self.codec.place(request.place), check_context(request.context)
+        offset = self.offset(str(request.user))
         moment = (
             self._time(request.time, now),
             offset if request.utc_offset is None else check_offset(request.utc_offset),
             place,
-            tuple(self.codec.context(name, request.context.get(name)) for name in self._context),
+            tuple(self.codec.context(name, context.get(name)) for name in self._context),
         )
-        for name in request.context:
+        for name in context:
             self.codec.check_field(name)
         seen = self.users.seen.get(user) or Seen(self.users.items)
         bits = self.bits.of(request, seen, self.counts)
@@ -144,7 +161,7 @@ class Core:
             bits = self._candidates(bits, request.candidates, seen)
         if request.within_km is None:
             return Asked(request, k, user, moment, None if bits is None else (bits, place, math.inf))
-        if not (isinstance(request.within_km, (int, float)) and request.within_km > 0):
+        if not (isinstance(request.within_km, (int, float, np.number)) and request.within_km > 0):
             raise BadEvent(f"within_km={request.within_km!r} must be kilometres, above 0")
         if math.isnan(place[0]) and found is not None:
             latitude, longitude = self.users.place[found].tolist()

@@ -151,10 +151,11 @@ class Engine:
     def observe(self, events: Sequence[Event]) -> Observed:
         """Read events of any users, in any order. What cannot be read is told and counted, not raised.
 
-        Raises JournalError where the disk takes no more: then none of the call's events is accepted. A
+        Raises BadEvent where something else than an `Event` is among them, JournalError where the disk takes
+        no more: then none of the call's events is accepted. A
         snapshot that cannot be written is counted, not raised: the journal has the events.
         """
-        done = self._combiner("observe", list(events))
+        done = self._combiner("observe", _all(Event, events))
         if self._unsaved >= self.settings.snapshot_every:
             self._save_or_count()
         return done
@@ -165,12 +166,12 @@ class Engine:
         Raises BadEvent for a request that cannot be answered, naming the field.
         """
         most = min(self.settings.shapes.tops[-1], self._core.items)
-        if not 1 <= k <= most:
+        if not (isinstance(k, (int, np.integer)) and 1 <= k <= most):
             raise BadEvent(
                 f"k={k} must be from 1 to {most}: there are {self._core.items} items, and answers are made"
                 f" for at most {self.settings.shapes.tops[-1]} (`Shapes.tops`)"
             )
-        return self._combiner("recommend", (list(requests), k))
+        return self._combiner("recommend", (_all(Request, requests), int(k)))
 
     def add_items(self, items: Sequence[Item]) -> None:
         """Items that training has not seen, by their content: they can be observed and answered at once.
@@ -215,14 +216,20 @@ class Engine:
         check_run(self._model, "fine_tune")
         if not 0 < held_out < 1:
             raise ConfigError(f"held_out={held_out} must be a share between 0 and 1")
+        if isinstance(groups, str) or not len(groups):
+            raise ConfigError(f"groups={groups!r} must be a list of beginnings of paths, at least one")
         if not (epochs >= 1 and learning_rate > 0):
             raise ConfigError(f"epochs={epochs} must be at least 1, learning_rate={learning_rate} above 0")
         with self._tuning:
             core = self._core
             codec = Codec(core.codec.schema, core.vocabulary)  # its own: it counts
             by_user: dict[str, list[np.ndarray]] = {}
-            for event in sorted(events, key=lambda event: event.time):
-                by_user.setdefault(str(event.user), []).append(codec.event(event, 0))
+            rows = [(event, codec.event(event, 0)) for event in _all(Event, events)]
+            for event, row in sorted(rows, key=lambda each: each[1]["time"]):
+                own = by_user.setdefault(str(event.user), [])
+                if event.utc_offset is None:  # as when it is observed
+                    row["utc_offset"] = own[-1]["utc_offset"] if own else core.offset(str(event.user))
+                own.append(row)
             earliest = -(2**31) if since is None else codec.time(since)
             recent = Recent.of(by_user, codec, earliest, held_out)
             old, catalogue = core.weights.params, core.weights.catalogue
@@ -369,8 +376,19 @@ class Engine:
             try:
                 asked.append([self._core.ask(request, k, now) for request in requests])
                 good.append(call)
-            except BadEvent as error:
+            except Exception as error:  # of this call: the others are of other threads
                 call.fail(error)
         answers = iter(self._core.answer([one for own in asked for one in own]))
         for call, own in zip(good, asked, strict=True):
             call.finish([next(answers) for _ in own])
+
+
+def _all(kind: type[Any], given: Sequence[Any]) -> list[Any]:
+    """A call's events or requests. Raises BadEvent, in the caller's thread, where one is something else."""
+    own = list(given)
+    for i, one in enumerate(own):
+        if not isinstance(one, kind):
+            raise BadEvent(
+                f"number {i} of the call is of type {type(one).__name__}: give stjax.serving.{kind.__name__}"
+            )
+    return own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -34,6 +35,8 @@ class ItemBits:
         if not (request.exclude_seen or request.deny or request.where) and request.allow is None:
             return None
         bits = self._all() if request.allow is None else self._allowed(request.allow, unknown)
+        if not isinstance(request.where, Mapping):
+            raise BadEvent(f"where={request.where!r} must be lists of values by field")
         for name, values in request.where.items():
             bits &= self._having(name, values)
         if request.exclude_seen:
@@ -56,7 +59,7 @@ class ItemBits:
         return packed(own)
 
     def _allowed(self, texts: Collection[str], unknown: dict[str, int]) -> np.ndarray:
-        if isinstance(texts, str) or not len(texts):
+        if isinstance(texts, str) or not isinstance(texts, Collection) or not len(texts):
             raise BadEvent(f"allow={texts!r} must be ids of items, at least one; None allows all")
         ids = self._ids(texts, "allow", unknown)
         if not ids:
@@ -64,10 +67,8 @@ class ItemBits:
         return self._set(ids)
 
     def _ids(self, texts: Collection[str], name: str, unknown: dict[str, int]) -> list[int]:
-        if isinstance(texts, str):
-            raise BadEvent(f"{name}={texts!r} must be a list of ids, not one text")
         vocabulary = self._vocabulary["item"]
-        ids = [vocabulary.id(text) for text in texts]
+        ids = [vocabulary.id(text) for text in _texts(texts, name)]
         known = [k for k in ids if k >= FIRST]
         if len(known) < len(ids):
             unknown[f"{name}: unknown item"] = unknown.get(f"{name}: unknown item", 0) + len(ids) - len(known)
@@ -78,10 +79,10 @@ class ItemBits:
         if name not in items.categorical and name not in items.multi:
             have = sorted({*items.categorical, *items.multi})
             raise BadEvent(f"where: no item field {name!r} with categories; the catalogue has {have}")
-        if isinstance(values, str) or not len(values):
+        if not (texts := _texts(values, f"where: {name}")):
             raise BadEvent(f"where: {name}={values!r} must be a list of values, at least one")
         bits = np.zeros_like(self._all())
-        for value in values:
+        for value in texts:
             key = name, value
             if key not in self._fields:
                 number = self._vocabulary[name].id(value)
@@ -92,3 +93,13 @@ class ItemBits:
                 self._fields[key] = self._set(np.flatnonzero(having).tolist())
             bits |= self._fields[key]
         return bits
+
+
+def _texts(values: Any, name: str) -> list[str]:
+    """A list of ids or values. Raises BadEvent for what is none."""
+    if isinstance(values, str) or not isinstance(values, Collection):
+        raise BadEvent(f"{name}={values!r} must be a list of texts, not one {type(values).__name__}")
+    for value in values:
+        if not isinstance(value, (str, int)):
+            raise BadEvent(f"{name}: {value!r} must be text")
+    return [str(value) for value in values]

@@ -75,9 +75,11 @@ class Items:
     def _value(self, f: Field, value: Any) -> Any:
         if f.kind != "multi":
             return self._codec.value(f, value)
-        if isinstance(value, str) or len(value) > f.width:
+        texts = () if value is None else value
+        good = isinstance(texts, (list, tuple, np.ndarray)) and len(texts) <= f.width
+        if not good or not all(isinstance(text, (str, int)) for text in texts):
             raise BadEvent(f"item field {f.name}={value!r} must be a list of at most {f.width} texts")
-        ids = [self._codec.known(f.name, text) for text in value]
+        ids = [self._codec.known(f.name, str(text)) for text in texts]
         return np.asarray(ids + [MISSING] * (f.width - len(ids)), np.int32)
 
 

@@ -92,6 +92,15 @@ class Journal:
             self._refusal = self._refusal or "it is closed"
             self._release()
 
+    def sync(self) -> None:
+        """Make durable what is not yet, without the `sync` of every append. Raises JournalError."""
+        if self._sync or self._file == -1:
+            return
+        try:
+            self._sync_file()
+        except OSError as error:
+            raise self._failed("write", error, f"{self._refusal}: open it again") from error
+
     @property
     def bytes(self) -> int:
         """Size of all segments."""

@@ -71,7 +71,8 @@ class Record:
     def captured(self, core: Core) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
         """A copy of all users and states, for `save`."""
         arrays, names = _captured(core)
-        added = [dataclasses.astuple(item) for item in core.catalogue.added]
+        self._journal.sync()  # a snapshot must not be ahead of it
+        added = [json.loads(_json(_fields(item))) for item in core.catalogue.added]
         about = {**self._about, "names": names, "added": added}
         if core.tuned:
             leaves = jax.tree.leaves(jax.device_get(core.weights.params))
@@ -100,8 +101,8 @@ class Record:
     def _check(self) -> None:
         """Whether the record is of this model. A new folder takes its name."""
         file = self.folder / "model.json"
-        if file.is_file():
-            self._accept(json.loads(file.read_text()))
+        if file.is_file() and (text := file.read_text()):  # empty: power was lost while it was made
+            self._accept(json.loads(text))
             return
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(self._about, indent=1) + "\n")
@@ -128,7 +129,22 @@ def digest(params: Any) -> str:
 
 def _written(entry: Event | Item) -> bytes:
     kind = "event" if isinstance(entry, Event) else "item"
-    return json.dumps([kind, *dataclasses.astuple(entry)], separators=(",", ":")).encode()
+    return _json([kind, *_fields(entry)]).encode()
+
+
+def _fields(entry: Event | Item) -> list[Any]:
+    return [getattr(entry, field.name) for field in dataclasses.fields(entry)]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), default=_native)
+
+
+def _native(value: Any) -> Any:
+    """Numbers, arrays and mappings of other packages, which callers may give, as those of Python."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return value.tolist() if hasattr(value, "tolist") else float(value)
 
 
 def _entry(record: bytes | memoryview) -> Event | Item:
@@ -205,6 +221,7 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
         )
     saved = [x.view(leaf.dtype)[stored] for x, leaf in zip(kept, leaves, strict=True)]
     core.slots.load(stored, jax.tree.unflatten(structure, saved))
+    core.settle()
 
 
 def _plain(x: np.ndarray) -> np.ndarray:
