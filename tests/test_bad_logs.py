@@ -106,6 +106,8 @@ def test_the_command_ends_without_a_traceback(tmp_path):
         ({"numeric": ("time",)}, "'time' clashes"),
         ({"numeric": ("a/b",)}, "'a/b' cannot be a file name"),
         ({"utc_offset": 90_000}, "not below 86400"),
+        ({"utc_offset": 60, "utc_offset_unit": "minutes"}, "utc_offset=60 of the whole log is in seconds"),
+        ({"user": "id", "item": "id"}, "user='id', item='id' and time='time' must be three different"),
         ({"categorical": "device"}, r"categorical='device' must be a tuple of names, as \('device',\)"),
     ],
 )

@@ -90,6 +90,16 @@ class LogColumns:
                 raise LogError(f"{f.name}={value!r} must be a tuple of names, as ({value!r},)")
         if (self.latitude is None) != (self.longitude is None):
             raise LogError("give both latitude and longitude, or neither")
+        if len({self.user, self.item, self.time}) < 3:
+            raise LogError(
+                f"user={self.user!r}, item={self.item!r} and time={self.time!r} must be three different"
+                " columns"
+            )
+        if isinstance(self.utc_offset, int) and self.utc_offset_unit != "seconds":
+            raise LogError(
+                f"utc_offset_unit={self.utc_offset_unit!r} is of a column; utc_offset={self.utc_offset} of"
+                " the whole log is in seconds: give it so, and leave the unit out"
+            )
         if isinstance(self.utc_offset, int) and abs(self.utc_offset) >= 86_400:
             raise LogError(f"utc_offset={self.utc_offset} is not below 86400 seconds in size")
         if not self.separator:

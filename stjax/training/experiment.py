@@ -155,7 +155,8 @@ class Evaluation:
     """Targets that are scored at a time."""
     negatives: int = 0
     """Above 0, AUC and log loss of each target beside so many items that were not chosen, drawn once, take
-    the place of full ranking; the model needs a ranking head with a `Choice`."""
+    the place of full ranking; the model needs a ranking head with a `Choice`, whose `ratio` should be this
+    number, or the log loss is of other odds than the model has learnt."""
     validation_targets: int = 0
     """Targets of a validation, spread evenly over the part; 0: all. The test always uses all."""
 
