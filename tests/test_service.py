@@ -9,17 +9,18 @@ import re
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from examples.service import app
 from examples.service.bodies import Limits
 from examples.service.guard import Guard
 from examples.service.metrics import Metrics
 from stjax.errors import UserError
 from stjax.serving import Event
+from stjax.serving.journal import JournalError
 from tests.calls import T, event, served, until
 from tests.counting import ITEMS, counting, counts, expected
 
@@ -301,7 +302,7 @@ def test_nothing_is_answered_before_the_programs_are_compiled(caplog: pytest.Log
     assert re.search(r"all: 50 users, \d+\.\d MiB on the host at most", caplog.text)
 
 
-def test_a_failing_engine_is_told(tmp_path: Path) -> None:
+def test_a_failing_engine_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = counting()
     with served(engine) as client:
         until(lambda: client.get("/health").status_code == 200)
@@ -316,6 +317,15 @@ def test_a_failing_engine_is_told(tmp_path: Path) -> None:
         assert client.get("/health").json()["error"] == "no space is left on the disk"
         engine.observe = observe
         assert client.post("/events", json={"events": [event()]}).status_code == 200
+        assert client.get("/health").status_code == 200
+
+        def refused(events: list[Event]) -> None:
+            raise JournalError("cannot append")
+
+        engine.observe = refused  # pyright: ignore[reportAttributeAccessIssue]
+        assert client.post("/events", json={"events": [event()]}).status_code == 503
+        assert client.get("/health").json()["error"] == "cannot append"
+        monkeypatch.setattr(app, "RETRY", 0.0)  # later it is tried again, or no events would come any more
         assert client.get("/health").status_code == 200
 
         def wrong(events: list[Event]) -> None:

@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from stjax.errors import UserError
 from stjax.serving import Event, Item
 from stjax.serving.journal import JournalError
-from stjax.serving.snapshots import SnapshotError
+from stjax.serving.snapshots import SnapshotError, Snapshots
 from tests.counting import counting, counts, expected, last, stream
 from tests.serving import ALL, START, assert_equal, parts, plain, request, start
 from tests.serving import stream as rich_stream
@@ -116,6 +118,27 @@ def test_no_snapshot_is_ahead_of_a_journal_without_sync(
     (tmp_path / "model.json").write_text("")  # lost likewise
     with counting(tmp_path) as engine:
         assert engine.status()["events"] == 5
+
+
+def test_who_saves_waits_for_who_is_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the snapshot that is being written does not hold is in the next one."""
+    begun, go, save = threading.Event(), threading.Event(), Snapshots.save
+
+    def slow(*arguments) -> Path:
+        begun.set()
+        assert go.wait(30)
+        return save(*arguments)
+
+    with counting(tmp_path) as engine, ThreadPoolExecutor(2) as pool:
+        monkeypatch.setattr(Snapshots, "save", slow)
+        engine.observe(stream(5))
+        first = pool.submit(engine.save)
+        assert begun.wait(30)
+        engine.observe(stream(7)[5:])
+        second = pool.submit(engine.save)
+        go.set()
+        first.result(), second.result()
+    assert {path.name for path in (tmp_path / "snapshots").iterdir()} == {"snapshot-5", "snapshot-7"}
 
 
 def test_it_may_be_killed_at_any_moment(tmp_path: Path) -> None:

@@ -8,6 +8,9 @@
 | `GET /metrics` | numbers for Prometheus |
 | `GET /model`, `/items`, `/users`, `/users/ID` | what the page at `/` shows |
 
+Half a minute after an event that the disk did not take, `/health` is 200 again until the next one: who sends
+calls only to what is healthy would else never find out that there is space.
+
 What is wrong with a call is told as `{"error": ..., "field": ...}` with a status of 4xx, and changes nothing.
 """
 
@@ -18,6 +21,7 @@ import contextlib
 import json
 import logging
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -41,8 +45,10 @@ from examples.service.metrics import CONTENT_TYPE, Metrics
 from stjax.errors import UserError
 from stjax.serving import Engine
 from stjax.serving.codec import BadEvent
+from stjax.serving.journal import JournalError
 
 PAGE = Path(__file__).parent / "page"
+RETRY = 30.0  # seconds after which a full disk is no reason any more to keep events away
 log = logging.getLogger("stjax.service")
 
 
@@ -66,6 +72,7 @@ class Service:
         self.metrics = Metrics()
         self._file = None if state is None else state / "recent.jsonl"
         self._ready, self._failing = False, ""
+        self._full_since: float | None = None  # when the disk took no more, where that is why it fails
         self._items = json.dumps(city.items()).encode()
         self._threads = CapacityLimiter(limits.concurrent)
 
@@ -137,7 +144,8 @@ class Service:
 
     async def health(self, request: Request) -> Response:
         """Whether calls are answered."""
-        if self._failing:
+        tried = self._full_since is not None and time.monotonic() - self._full_since >= RETRY
+        if self._failing and not tried:
             return JSONResponse({"status": "failing", "error": self._failing}, 503)
         if not self._ready:
             return JSONResponse({"status": "compiling"}, 503, {"Retry-After": "5"})
@@ -212,6 +220,7 @@ class Service:
         if not self._failing:
             log.error("the engine fails: %s", error)
         self._failing = str(error)
+        self._full_since = time.monotonic() if isinstance(error, JournalError) else None
         return JSONResponse({"error": str(error), "field": None}, 503)
 
     @contextlib.asynccontextmanager

@@ -157,7 +157,7 @@ class Engine:
         """
         done = self._combiner("observe", _all(Event, events))
         if self._unsaved >= self.settings.snapshot_every:
-            self._save_or_count()
+            self._save_or_count(wait=False)
         return done
 
     def recommend(self, requests: Sequence[Request], k: int = 10) -> list[Recommendation]:
@@ -262,16 +262,10 @@ class Engine:
     def save(self) -> None:
         """Write a snapshot; the journal before it is dropped. Without a folder it does nothing.
 
-        Calls wait only while the states are copied. Raises SnapshotError where it cannot be written.
+        Calls wait only while the states are copied. Where another thread is at it, one more is written
+        after that. Raises SnapshotError where it cannot be written.
         """
-        if self._record is None or not self._saving.acquire(blocking=False):
-            return  # another thread is at it
-        try:
-            taken = self._combiner.exclusively(self._take)
-            self._record.save(*taken)
-            self._combiner.exclusively(self._record.trim)
-        finally:
-            self._saving.release()
+        self._save(wait=True)
 
     def close(self) -> None:
         """Release the folder. What was acknowledged is kept, called or not."""
@@ -305,10 +299,20 @@ class Engine:
             "memory": self.memory(),
         }
 
-    def _save_or_count(self) -> None:
+    def _save(self, wait: bool) -> None:
+        if self._record is None or not self._saving.acquire(blocking=wait):
+            return  # another thread is at it
+        try:
+            taken = self._combiner.exclusively(self._take)
+            self._record.save(*taken)
+            self._combiner.exclusively(self._record.trim)
+        finally:
+            self._saving.release()
+
+    def _save_or_count(self, wait: bool) -> None:
         """Save beside what is done already: an error must not say that it was not."""
         try:
-            self.save()
+            self._save(wait)
         except UserError:
             self._combiner.exclusively(lambda: self._core.counts.update(["snapshots not written"]))
 
@@ -357,7 +361,7 @@ class Engine:
             core.swap(params, version)
 
         self._combiner.exclusively(work)
-        self._save_or_count()
+        self._save_or_count(wait=True)  # a snapshot that is being written may be of before
 
     def _add_items(self, items: Sequence[Item]) -> None:
         try:
