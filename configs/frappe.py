@@ -23,6 +23,8 @@ from stjax.nn import (
     UserEmbed,
 )
 from stjax.training import Batching, Evaluation, Experiment, Optimizer, Training
+from stjax.tune import Choice as Among
+from stjax.tune import Log, Uniform
 
 LENGTH, BUCKETS = 768, (8, 32, 96, 192, 384)
 CONTEXT = ("daytime", "weekday", "isweekend", "homework", "weather", "country", "city")
@@ -49,3 +51,13 @@ experiment = Experiment(
     training=Training(epochs=10, eval_every=2),
     evaluation=Evaluation(negatives=2, select="AUC", length=LENGTH, buckets=BUCKETS, block=256),
 )
+
+space = {
+    "training.epochs": Among(10, 16),
+    "optimizer.learning_rate": Log(1e-3, 4e-3),
+    "batching.batch_size": Among(2, 4),
+    "model.dropout": Uniform(0.0, 0.3),
+    "model.head.dropout": Uniform(0.0, 0.3),
+    "model.ranking.dropout": Uniform(0.0, 0.3),
+    "model.ranking.hidden": Among(64, 128),
+}
