@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from stjax.errors import UserError
-from stjax.serving import Event, Item
+from stjax.serving import Event, Item, Request
 from stjax.serving.journal import JournalError
 from stjax.serving.snapshots import SnapshotError, Snapshots
 from tests.counting import counting, counts, expected, last, stream
@@ -78,6 +78,25 @@ def test_fewer_may_wait_than_before(tmp_path: Path) -> None:
         with start(made, folder=tmp_path, **settings) as engine:
             assert engine.status()["waiting"] == left
             assert_equal(engine, made, events, asked)
+
+
+def test_the_last_known_place_is_that_of_a_late_event_too(tmp_path: Path) -> None:
+    """At once, after the journal is read again, and after a snapshot."""
+    here = {"u": (40.7, -74.0), "v": (40.72, -74.01)}
+
+    def near(engine) -> list[list[str]]:
+        return [one.items for one in engine.recommend([Request(u, within_km=5.0) for u in here], 11)]
+
+    with counting(tmp_path, lateness=60) as engine:
+        engine.observe([Event("u", "i1", 100), Event("v", "i1", 100)])
+        engine.observe([Event(u, "i2", 50, place=place) for u, place in here.items()])
+        engine.observe([Event(u, "i2", 45, place=(50.0, 9.0)) for u in here])  # before that
+        expected = engine.recommend([Request(u, within_km=5.0, place=p) for u, p in here.items()], 11)
+        assert near(engine) == [one.items for one in expected] != [[], []]
+    for _ in range(2):
+        with counting(tmp_path, lateness=60) as engine:
+            assert near(engine) == [one.items for one in expected]
+            engine.save()
 
 
 def test_numbers_of_numpy_are_kept(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from stjax.serving.messages import Event, Item
 from stjax.serving.snapshots import Snapshots
 
 AT_ONCE = 4096  # events that are read again together
+OF_USERS = ("newest", "floor", "utc_offset", "place", "placed")
 
 
 class Record:
@@ -168,9 +169,7 @@ def _captured(core: Core) -> tuple[dict[str, np.ndarray], list[str]]:
     seen = [users.seen[user].ids() if user in users.seen else none for user in range(count)]
     pending = [row for user in range(count) for row in users.pending.get(user, [])]
     arrays = {f"state_{i:03}": _plain(leaf) for i, leaf in enumerate(states)}
-    arrays |= {
-        name: getattr(users, name)[:count].copy() for name in ("newest", "floor", "utc_offset", "place")
-    }
+    arrays |= {name: getattr(users, name)[:count].copy() for name in OF_USERS}
     arrays |= {
         "stored": core.slots.known[:count].copy(),
         "seen": np.concatenate([none, *seen]),
@@ -199,8 +198,8 @@ def _restore(core: Core, arrays: Mapping[str, np.ndarray], about: Mapping[str, A
         core.swap(jax.tree.unflatten(structure, saved), version)
     for name in names:
         users.add(name)
-    for name in ("newest", "floor", "utc_offset", "place"):
-        getattr(users, name)[:count] = arrays[name]
+    for name in OF_USERS:  # in snapshots of before places had a time: that of the newest event
+        getattr(users, name)[:count] = arrays[name if name in arrays else "newest"]
     own = np.split(arrays["seen"], np.cumsum(arrays["seen_count"])[:-1])
     for user, items in enumerate(own):
         if len(items):

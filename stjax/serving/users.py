@@ -51,6 +51,7 @@ class Users:
         self.floor = np.full(self.size, NEVER, np.int64)
         self.utc_offset = np.zeros(self.size, np.int32)
         self.place = np.full((self.size, 2), np.nan, np.float32)
+        self.placed = np.full(self.size, NEVER, np.int64)  # when they were there
 
     def __len__(self) -> int:
         """Number of users with events."""
@@ -84,8 +85,9 @@ class Users:
             bisect.insort_right(merged, row, key=_time)  # behind those of the same time
             if row["time"] >= self.newest[user]:
                 self.newest[user], self.utc_offset[user] = row["time"], row["utc_offset"]
-                if not np.isnan(row["place"]).any():
-                    self.place[user] = row["place"]
+            # Of a late event, too: what is known does not depend on the order of arrival.
+            if row["time"] >= self.placed[user] and not np.isnan(row["place"]).any():
+                self.placed[user], self.place[user] = row["time"], row["place"]
             if row["item"] >= FIRST:
                 self._had(user, int(row["item"]))
         horizon = self.newest[user] - self.lateness
