@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import runpy
@@ -105,6 +106,10 @@ def test_answers_are_those_of_the_engine(name: str, tmp_path: Path) -> None:
     done = export(Trained(name, *made, dataset=None), tmp_path / "export", k=1_000)
     engine, served, events = start(made), Served(done.folder), stream(23, users=3)
     assert done.version.startswith(f"{name}@")
+    events[4:6] = [
+        dataclasses.replace(one, context={"scene": text})
+        for one, text in zip(events[4:6], ("", "odd"), strict=True)
+    ]
     for call in (events[:9], events[9:10], events[10:]):  # of 3, 2 and 1 users
         engine.observe(call)
     for event in events:

@@ -54,7 +54,7 @@ class Served:
         for name, own in self.about[kind].items():
             value = row["context"].get(own["field"]) if "field" in own else row.get(name)
             if "vocabulary" in own:
-                value = 0 if value is None else self.ids[own["vocabulary"]].get(value, 1)
+                value = self.ids[own["vocabulary"]].get(value, 1) if value else 0
             yield name, np.full((1, *own["shape"][1:]), np.nan if value is None else value, own["dtype"])
 
 
