@@ -15,7 +15,8 @@ import pytest
 
 from stjax.data.dataset import Dataset
 from stjax.data.pipeline import Batches
-from stjax.data.protocols import TEST, TRAIN, VALID
+from stjax.data.protocols import TEST, TRAIN, VALID, LeaveOneOut
+from stjax.data.told import told_by_place
 from stjax.events import FIRST, Query
 from tests.leaks import (
     BLOCK,
@@ -29,6 +30,7 @@ from tests.leaks import (
     opened,
     scores,
 )
+from tests.stores import make_store
 
 Pair = tuple[Dataset, Dataset, list[int]]
 
@@ -161,3 +163,15 @@ def test_what_is_counted_comes_from_training_alone(scorer: Any, held_out: Pair) 
         found.append(np.asarray(fitted(history, Query.of(target, fitted.known), rows)))
     np.testing.assert_array_equal(*found)
     assert len(np.unique(found[0][:, FIRST:])) > 3
+
+
+def test_targets_that_the_catalogue_tells_by_their_place_are_counted(tmp_path: Path) -> None:
+    """Each of three users has each item once; the first in the log is the first user."""
+    users, items = [0, 0, 0, 1, 1, 1, 2, 2, 2], list("xyzyzxzxy")
+    moving = [(40.0 + k, 9.0) for k in range(9)]
+    still = [(40.0 + "xyz".index(item), 9.0) for item in items]
+    for name, places, told in (("moving", moving, [1, 1]), ("still", still, [0, 0])):
+        store = make_store(tmp_path / name, users, items, [*range(9)], places=places)
+        dataset = Dataset(store, LeaveOneOut()(store))
+        # y is where the first user's validation target was, z where the test target was, x where training was
+        assert [told_by_place(dataset, part) for part in (VALID, TEST)] == told

@@ -49,7 +49,7 @@ class LogColumns:
     latitude: str | None = None
     """Column of latitudes in degrees. The catalogue keeps as each item's own place that of its first event in
     the log that has one, whatever a protocol makes of that event: where places are not of items but of users
-    (GPS), and the request's is known, that may tell of a target."""
+    (GPS), and the request's is known, that may tell of a target; `train.py` counts such targets."""
     longitude: str | None = None
     """Column of longitudes in degrees."""
     categorical: tuple[str, ...] = ()

@@ -190,7 +190,18 @@ def _headline(setup: Setup) -> str:
         f"{setup.experiment.name}: {len(store):,} events{dropped} of {store.users:,} users,"
         f" {setup.dataset.schema.items:,} item ids in training, {per_epoch:,} steps per epoch\n"
         f"{_devices(setup.layout)}"
+        f"{_told(setup.dataset)}"
         f"data quality: python -m stjax.data show {store.path}"
+    )
+
+
+def _told(dataset: Dataset) -> str:
+    """A line, where the place of the request gives answers away."""
+    if not (told := dataset.notes.get("test_targets_told_by_place")):
+        return ""
+    return (
+        f"note: {told:,} of {len(dataset.targets(TEST)):,} test targets are where the catalogue has their"
+        " item, which it knows from them alone: a model that knows the place finds them by it\n"
     )
 
 

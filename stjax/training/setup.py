@@ -15,7 +15,8 @@ from flax.errors import NameInUseError
 from stjax.cache import cache_folder
 from stjax.data.dataset import Dataset
 from stjax.data.pipeline import Batches
-from stjax.data.protocols import TEST, VALID
+from stjax.data.protocols import PARTS
+from stjax.data.told import told_by_place
 from stjax.errors import ConfigError
 from stjax.events import Batch, Catalogue
 from stjax.training.checkpoint import Checkpoints
@@ -138,8 +139,10 @@ def open_dataset(experiment: Experiment) -> Dataset:
     store = experiment.source.open()
     dataset = Dataset(store, experiment.protocol(store), experiment.sharding.rows_multiple)
     check_query(experiment.model, dataset)
-    for part in (VALID, TEST):
+    for part, word in PARTS.items():
         dataset.targets(part)  # raises now, not after an epoch, where there are none
+        if "place" in experiment.model.known:
+            dataset.notes[f"{word}_targets_told_by_place"] = told_by_place(dataset, part)
     return dataset
 
 
