@@ -137,6 +137,11 @@ def test_no_snapshot_is_ahead_of_a_journal_without_sync(
     (tmp_path / "model.json").write_text("")  # lost likewise
     with counting(tmp_path) as engine:
         assert engine.status()["events"] == 5
+    with pytest.raises(SnapshotError, match="the engine is closed"):
+        engine.save()
+    (tmp_path / "model.json").write_text('{"schema"')
+    with pytest.raises(UserError, match=r"model.json is damaged .*: remove it"):
+        counting(tmp_path)
 
 
 def test_who_saves_waits_for_who_is_at_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

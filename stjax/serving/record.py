@@ -17,7 +17,7 @@ from stjax.serving.core import Core
 from stjax.serving.exported import check_run
 from stjax.serving.journal import Journal
 from stjax.serving.messages import Event, Item
-from stjax.serving.snapshots import Snapshots
+from stjax.serving.snapshots import SnapshotError, Snapshots
 
 AT_ONCE = 4096  # events that are read again together
 OF_USERS = ("newest", "floor", "utc_offset", "place", "placed")
@@ -27,7 +27,7 @@ class Record:
     """Journal and snapshots in one folder. about: what must be the same when it is opened again."""
 
     def __init__(self, folder: Path, about: Mapping[str, Any], sync: bool) -> None:
-        self.folder = folder
+        self.folder, self._closed = folder, False
         self._about = json.loads(json.dumps(about))
         self._journal = Journal(folder / "journal", sync=sync)
         try:
@@ -70,7 +70,9 @@ class Record:
         return counted
 
     def captured(self, core: Core) -> tuple[int, dict[str, np.ndarray], dict[str, Any]]:
-        """A copy of all users and states, for `save`."""
+        """A copy of all users and states, for `save`. Raises SnapshotError after `close`."""
+        if self._closed:
+            raise SnapshotError(f"the engine is closed, and {self.folder} may be another's: start a new one")
         arrays, names = _captured(core)
         self._journal.sync()  # a snapshot must not be ahead of it
         added = [json.loads(_json(_fields(item))) for item in core.catalogue.added]
@@ -97,13 +99,21 @@ class Record:
 
     def close(self) -> None:
         """Release the folder."""
+        self._closed = True
         self._journal.close()
 
     def _check(self) -> None:
         """Whether the record is of this model. A new folder takes its name."""
         file = self.folder / "model.json"
         if file.is_file() and (text := file.read_text()):  # empty: power was lost while it was made
-            self._accept(json.loads(text))
+            try:
+                about = json.loads(text)
+            except ValueError as error:
+                raise UserError(
+                    f"{file} is damaged ({error}): remove it if the folder is of this model, and the snapshots"
+                    " tell whether it is"
+                ) from error
+            self._accept(about)
             return
         partial = file.with_suffix(".partial")
         partial.write_text(json.dumps(self._about, indent=1) + "\n")
