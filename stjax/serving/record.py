@@ -110,8 +110,8 @@ class Record:
                 about = json.loads(text)
             except ValueError as error:
                 raise UserError(
-                    f"{file} is damaged ({error}): remove it if the folder is of this model, and the snapshots"
-                    " tell whether it is"
+                    f"{file} is damaged ({error}): remove it if the folder is of this model; its snapshots"
+                    " are checked, too"
                 ) from error
             self._accept(about)
             return
