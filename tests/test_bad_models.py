@@ -17,8 +17,9 @@ from stjax.training.setup import Setup
 from tests.configs.tiny import TinyLog, experiment
 
 
-def setup(folder: Path, **fields: Any) -> Setup:
-    model = Recommender(**({"fusion": ConcatFusion(8), "interest": SelfAttention(heads=2)} | fields))
+def setup(folder: Path, members: int = 0, **fields: Any) -> Setup:
+    model: Any = Recommender(**({"fusion": ConcatFusion(8), "interest": SelfAttention(heads=2)} | fields))
+    model = Ensemble(model, members) if members else model
     return Setup.of(dataclasses.replace(experiment, source=TinyLog(folder), model=model))
 
 
@@ -52,8 +53,9 @@ def test_what_goes_by_an_order_that_means_nothing(tmp_path: Path, members: int) 
             Setup.of(dataclasses.replace(unordered, batching=batching))
 
 
-def test_weight_decay_spares_tables_norms_and_biases(tmp_path: Path) -> None:
-    params = jax.eval_shape(setup(tmp_path).initial).params
+@pytest.mark.parametrize("members", [0, 3])
+def test_weight_decay_spares_tables_norms_and_biases(tmp_path: Path, members: int) -> None:
+    params = jax.eval_shape(setup(tmp_path, members).initial).params
     spared, decayed = set(), set()
     for path, decay in jax.tree_util.tree_leaves_with_path(decay_mask(params)):
         (decayed if decay else spared).add(str(path[-1].key))

@@ -46,7 +46,7 @@ def test_members_answer_by_the_mean_of_their_probabilities() -> None:
     both = Ensemble(one, 2)
     variables = random_parameters(both, batch, catalogue, method="loss")
     history, query, _ = questions(batch.events, ("time",))
-    inner = [{"params": jax.tree.map(lambda x, k=k: x[k], variables["params"]["model"])} for k in range(2)]
+    inner = [{"params": jax.tree.map(lambda x, k=k: x[k], variables["params"]["member"])} for k in range(2)]
     each = [np.asarray(run(one, v, history, query, catalogue, method="scores")) for v in inner]
     got = np.asarray(run(both, variables, history, query, catalogue, method="scores"))
     np.testing.assert_allclose(np.exp(got), np.mean(np.exp(each), axis=0), rtol=1e-4, atol=1e-7)
@@ -63,7 +63,7 @@ def test_members_rank_candidates_by_the_mean_of_their_probabilities_and_values()
     history, query, target = questions(batch.events, ("time",))
     candidates = np.stack([target, np.full(3, 5), np.full(3, 2)], axis=1)
     asked = history, query, candidates, catalogue
-    inner = [{"params": jax.tree.map(lambda x, k=k: x[k], variables["params"]["model"])} for k in range(2)]
+    inner = [{"params": jax.tree.map(lambda x, k=k: x[k], variables["params"]["member"])} for k in range(2)]
     each = [run(one, v, *asked, method="rank") for v in inner]
     got = run(both, variables, *asked, method="rank")
     assert set(got) == {"chosen", "stars"}
@@ -80,7 +80,7 @@ def test_members_start_differently() -> None:
     batch, catalogue = random_batch(2, 5)
     both = Ensemble(model(), 2)
     init = jax.jit(partial(both.init, method="loss"))
-    params = init(jax.random.key(0), batch, catalogue)["params"]["model"]
+    params = init(jax.random.key(0), batch, catalogue)["params"]["member"]
     kernel = params["head"]["output"]["project"]["kernel"]
     assert kernel.shape[0] == 2 and not np.allclose(kernel[0], kernel[1])
 

@@ -76,6 +76,11 @@ def test_the_first_rule_that_fits_the_whole_path_decides() -> None:
     assert found == {"head": {"output": {"kernel": P(None, "model")}}, "items": {"table": P(None, None)}}
 
 
+def test_rules_are_of_one_member_of_an_ensemble() -> None:
+    found = specs({"member": {"items": {"table": array(3, 24, 7)}, "head": {"w": array(3, 5)}}}, 3, 4)
+    assert found["member"] == {"items": {"table": P(None, "model", None)}, "head": {"w": P(None, None)}}
+
+
 def test_several_axes_share_one_dimension() -> None:
     rules = ((".*/table", (("data", "model"), None)),)
     assert specs(PARAMS, 3, 4, rules=rules)["items"]["table"] == P(("data", "model"), None)

@@ -21,10 +21,11 @@ class Ensemble(nn.Module):
     they read the same batches. Every parameter has a leading dimension K, the members, and so time and memory
     grow by K. Each leaf of a state is (B, K, ...).
 
-    members: K, at least 1; ValueError otherwise.
+    member: what each of them is; sharding and weight decay know by this name, in a parameter's path, that it
+      is of all members. members: K, at least 1; ValueError otherwise.
     """
 
-    model: Recommender = Recommender()
+    member: Recommender = Recommender()
     members: int = 4
 
     def setup(self) -> None:
@@ -34,37 +35,37 @@ class Ensemble(nn.Module):
     @property
     def ranking(self) -> Ranking | None:
         """The members' ranking head."""
-        return self.model.ranking
+        return self.member.ranking
 
     @property
     def known(self) -> tuple[str, ...]:
         """The query fields that the members may read."""
-        return self.model.known
+        return self.member.known
 
     @property
     def ordered(self) -> bool:
         """Whether the order of events means anything to the members."""
-        return self.model.ordered
+        return self.member.ordered
 
     def loss(
         self, batch: Batch, catalogue: Catalogue, train: bool = False
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean over the members of their losses, and of the scalars to log."""
         each = self._each(lambda model, batch: model.loss(batch, catalogue, train), None)
-        return jax.tree.map(lambda x: x.mean(axis=0), each(self.model, batch))
+        return jax.tree.map(lambda x: x.mean(axis=0), each(self.member, batch))
 
     def scores(self, history: Events, query: Query, catalogue: Catalogue) -> jax.Array:
         """log p(item) after the whole history: (B, L) events and (B,) query to (B, V)."""
         each = self._each(lambda model, history: model.scores(history, query, catalogue), None)
-        return self._mean(each(self.model, history))
+        return self._mean(each(self.member, history))
 
     def item_table(self, catalogue: Catalogue) -> jax.Array:
         """The vectors of all items, (K, V, D)."""
-        return self._each(lambda model, catalogue: model.item_table(catalogue), None)(self.model, catalogue)
+        return self._each(lambda model, catalogue: model.item_table(catalogue), None)(self.member, catalogue)
 
     def init_state(self, batch: int) -> UserState:
         """The state of users without any event."""
-        state = self.model.init_state(batch)
+        state = self.member.init_state(batch)
         return jax.tree.map(lambda x: jnp.repeat(x[:, None], self.members, axis=1), state)
 
     def step(
@@ -87,7 +88,7 @@ class Ensemble(nn.Module):
         each = self._each(
             lambda model, state, table: model.answer(state, query, catalogue, table), (1, 0), out=0
         )
-        return self._mean(each(self.model, state, table))
+        return self._mean(each(self.member, state, table))
 
     def rank(
         self, history: Events, query: Query, candidates: jax.Array, catalogue: Catalogue
@@ -98,7 +99,7 @@ class Ensemble(nn.Module):
         members without a ranking head.
         """
         each = self._each(lambda model, history: model.rank(history, query, candidates, catalogue), None)
-        return self._mean_tasks(each(self.model, history))
+        return self._mean_tasks(each(self.member, history))
 
     def answer_rank(
         self,
@@ -115,7 +116,7 @@ class Ensemble(nn.Module):
             (1, 0),
             out=0,
         )
-        return self._mean_tasks(each(self.model, state, table))
+        return self._mean_tasks(each(self.member, state, table))
 
     def _advance(
         self, method: str, state: UserState, events: Events, catalogue: Catalogue, table: jax.Array | None
@@ -124,7 +125,7 @@ class Ensemble(nn.Module):
         each = self._each(
             lambda model, state, table: getattr(model, method)(state, events, catalogue, table), (1, 0), out=1
         )
-        return each(self.model, state, table)
+        return each(self.member, state, table)
 
     def _each(self, function: Callable[..., Any], axes: Any, out: int = 0) -> Callable[..., Any]:
         """The function of a model, for all members; axes: where the members are in its arguments."""

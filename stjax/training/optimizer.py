@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from stjax.training.experiment import Optimizer
-from stjax.training.paths import named, vocabulary_of
+from stjax.training.paths import named, of_member, vocabulary_of
 
 TABLES = ("embedding", "table")
 
@@ -18,13 +18,15 @@ TABLES = ("embedding", "table")
 def decays(path: tuple[Any, ...], parameter: Any) -> bool:
     """Whether weight decay acts on a parameter.
 
-    The rule: it has at least two dimensions (so no norm or scalar), its name does not end in `bias`, and
-    no part of its path is named `embedding` or `table` (a row that a batch does not touch must not shrink).
+    The rule: it has at least two dimensions (so no norm or scalar; the members of an ensemble do not count),
+    its name does not end in `bias`, and no part of its path is named `embedding` or `table` (a row that a
+    batch does not touch must not shrink).
     path: as `jax.tree_util.tree_map_with_path` gives it.
     """
-    names = [str(getattr(key, "key", key)) for key in path]
-    named = names[-1].endswith("bias") or any(name in TABLES for name in names)
-    return parameter.ndim >= 2 and not named
+    name, stacked = of_member(named(path))
+    names = name.split("/")
+    spared = names[-1].endswith("bias") or any(part in TABLES for part in names)
+    return parameter.ndim - stacked >= 2 and not spared
 
 
 def decay_mask(params: Any) -> Any:

@@ -12,9 +12,17 @@ VOCABULARIES = {
 }
 
 
+MEMBER = "member/"  # of an ensemble: the parameters of all members, each with a leading dimension
+
+
 def named(path: Any) -> str:
     """A path of a tree as text: items/table."""
     return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+def of_member(name: str) -> tuple[str, int]:
+    """The path that a parameter has in a single model, and how many dimensions an ensemble puts before it."""
+    return (name.removeprefix(MEMBER), 1) if name.startswith(MEMBER) else (name, 0)
 
 
 def vocabulary_of(name: str) -> str | None:

@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from stjax.errors import ConfigError
 from stjax.training.experiment import AXES, Sharding
-from stjax.training.paths import named
+from stjax.training.paths import named, of_member
 from stjax.training.state import Shardings, State
 
 
@@ -76,8 +76,9 @@ class Layout:
     def specs(self, params: Any) -> Any:
         """The PartitionSpec of every parameter: a tree as `params` (arrays or ShapeDtypeStructs).
 
-        The first rule whose pattern is the whole path decides. With `fsdp`, of a parameter that no rule names
-        the largest dimension that divides is shared by `data`.
+        The first rule whose pattern is the whole path decides; of an ensemble the path in one member, and each
+        device has some rows of all. With `fsdp`, of a parameter that no rule names the largest dimension that
+        divides is shared by `data`.
         Raises ConfigError, naming the path and the remedy, for a rule that does not fit.
         """
         return jax.tree_util.tree_map_with_path(self._spec, params)
@@ -153,10 +154,11 @@ class Layout:
         return jax.tree.map(place, tree)
 
     def _spec(self, path: Any, parameter: Any) -> PartitionSpec:
-        name, shape = named(path), tuple(parameter.shape)
+        (name, stacked), shape = of_member(named(path)), tuple(parameter.shape)
         axes = next((axes for pattern, axes in self.settings.rules if re.fullmatch(pattern, name)), None)
         if axes is None:
             return PartitionSpec(*self._fully_sharded(shape))
+        axes = (*[None] * stacked, *axes)
         where = f"sharding.rules give {name} {shape} the axes {axes}"
         if len(axes) > len(shape):
             raise ConfigError(f"{where}: more than it has dimensions")
