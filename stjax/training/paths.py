@@ -10,8 +10,6 @@ VOCABULARIES = {
     "item": re.compile(r"(.*/)?(items/(table|embedding)|head/bias/bias)"),
     "user": re.compile(r"(.*/)?users/(table|embedding)"),
 }
-
-
 MEMBER = "member/"  # of an ensemble: the parameters of all members, each with a leading dimension
 
 
