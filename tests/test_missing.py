@@ -112,9 +112,16 @@ def test_a_hidden_place_is_hidden_from_encoders_too() -> None:
     assert (np.asarray(jax.jit(jax.grad(loss))(missing)) == 0).all()
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.4])
-@pytest.mark.parametrize("absent", [("space",), ("space", "context")])
-def test_a_modality_can_be_absent_when_serving(rate: float, absent: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("absent", "rate"),
+    [
+        (("space",), 0.4),
+        (("space", "context"), 0.0),
+        pytest.param(("space",), 0.0, marks=pytest.mark.slow),
+        pytest.param(("space", "context"), 0.4, marks=pytest.mark.slow),
+    ],
+)
+def test_a_modality_can_be_absent_when_serving(absent: tuple[str, ...], rate: float) -> None:
     model = build(modality_dropout=rate)
     batch, catalogue = random_batch(B, L)
     variables = random_parameters(model, batch, catalogue, method="loss")

@@ -83,7 +83,10 @@ def test_layers_are_those_of_flax() -> None:
         np.testing.assert_allclose(run(ours, variables, x), run(theirs, variables, x), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("interest", SOME_INTERESTS)
+@pytest.mark.parametrize(
+    "interest",
+    [pytest.param(n, marks=pytest.mark.slow if n == "state-space" else ()) for n in SOME_INTERESTS],
+)
 def test_bfloat16_answers_nearly_as_float32_does(interest: str) -> None:
     """In all forms, with the same parameters; parameters, states, losses and answers are float32."""
     model, low = build(interest), build(interest, precision="bfloat16")

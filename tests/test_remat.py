@@ -39,7 +39,9 @@ def setting(name: str, **changes: Any) -> tuple[Any, tuple[Any, ...]]:
     return loss, (variables, x, events)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n in ("gru", "hstu") else pytest.mark.slow) for n in MODELS]
+)
 def test_gradients_are_the_same(name: str) -> None:
     (plain, inputs), (again, others) = setting(name), setting(name, remat=True)
     jax.tree.map(np.testing.assert_array_equal, inputs, others)  # the same parameters from the same key

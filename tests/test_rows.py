@@ -73,8 +73,14 @@ def dense_step(setup: Setup) -> Any:
     return step
 
 
-@pytest.mark.parametrize("objective", [SampledSoftmax(5), SampledSoftmax(7, batch_share=0.0), InBatch()],
-                         ids=["mixed", "uniform", "in-batch"])  # fmt: skip
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(SampledSoftmax(5), id="mixed"),
+        pytest.param(SampledSoftmax(7, batch_share=0.0), id="uniform", marks=pytest.mark.slow),
+        pytest.param(InBatch(), id="in-batch"),
+    ],
+)
 def test_adagrad_of_rows_is_adagrad_of_tables(folder: Path, objective: Objective) -> None:
     setup = Setup.of(experiment(folder, objective, tables="adagrad", tables_rate=0.1))
     dense = dense_step(setup)

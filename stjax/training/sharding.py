@@ -77,8 +77,8 @@ class Layout:
         """The PartitionSpec of every parameter: a tree as `params` (arrays or ShapeDtypeStructs).
 
         The first rule whose pattern is the whole path decides; of an ensemble the path in one member, and
-        each device has some rows of all. With `fsdp`, of a parameter that no rule names the largest dimension that
-        divides is shared by `data`.
+        each device has some rows of all. With `fsdp`, of a parameter that no rule names the largest dimension
+        that divides is shared by `data`.
         Raises ConfigError, naming the path and the remedy, for a rule that does not fit.
         """
         return jax.tree_util.tree_map_with_path(self._spec, params)
