@@ -85,7 +85,10 @@ def test_layers_are_those_of_flax() -> None:
 
 @pytest.mark.parametrize(
     "interest",
-    [pytest.param(n, marks=pytest.mark.slow if n == "state-space" else ()) for n in SOME_INTERESTS],
+    [
+        pytest.param(*one.values, id=one.id, marks=pytest.mark.slow if one.id == "state-space" else ())
+        for one in SOME_INTERESTS
+    ],
 )
 def test_bfloat16_answers_nearly_as_float32_does(interest: str) -> None:
     """In all forms, with the same parameters; parameters, states, losses and answers are float32."""
