@@ -60,9 +60,9 @@ class Change:
     def relative(self) -> float:
         """Change as a share of the earlier value; infinite where that was 0."""
         change = self.after - self.before
-        return (
-            change / abs(self.before) if self.before else math.copysign(math.inf, change) if change else 0.0
-        )
+        if self.before:
+            return change / abs(self.before)
+        return math.copysign(math.inf, change) if change else 0.0
 
     def beyond(self, tolerance: float) -> bool:
         """Whether it is more than chance and the tolerance explain."""

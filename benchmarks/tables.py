@@ -2,7 +2,7 @@
 
     python -m benchmarks.tables [--items 10000 100000 1000000 10000000] [--dense 1000000]
     python -m benchmarks.tables --items 1000000 --compression none hashed quotient     items that share rows
-    python -m benchmarks.tables --items 10000 100000000 --features 8 --tables adagrad lazy     17 GB of memory
+    python -m benchmarks.tables --items 10000 100000000 --features 8 --tables adagrad          16 GB of memory
 
 The training step of a GRU on 32 sequences of 50 events with 256 sampled negatives, D=16 (--features), as
 `train.py` makes it, by `optimizer.tables`: "adagrad" and "lazy" touch the rows that a batch reads, "adamw"

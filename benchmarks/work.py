@@ -102,10 +102,10 @@ def matmul_flops(jaxpr: Any, platform: str | None = None) -> int:
             continue
         inner = [matmul_flops(sub, platform) for sub in _inside(eqn.params)]
         if eqn.primitive.name == "cond":
-            forms = eqn.params.get("branches_platforms") or ()
-            own = [n for names, n in zip(forms, inner, strict=bool(forms)) if names and platform in names]
-            other = [n for names, n in zip(forms, inner, strict=bool(forms)) if names is None]
-            total += max(own or other or inner)
+            forms = eqn.params.get("branches_platforms") or [None] * len(inner)  # None: for all others
+            each = list(zip(forms, inner, strict=True))
+            own = [n for names, n in each if names is not None and platform in names]
+            total += max(own or [n for names, n in each if names is None])
         elif eqn.primitive.name == "shard_map":
             total += sum(inner) * eqn.params["mesh"].size
         else:
