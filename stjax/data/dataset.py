@@ -51,7 +51,7 @@ class Dataset:
         self._identity = {name: bool((ids == np.arange(len(ids))).all()) for name, ids in self.remap.items()}
         self.schema = dataclasses.replace(self._schema(), multiple=multiple)
         self.notes = {**split.notes, "history": split.history}
-        self._targets = {part: self._kept(part) for part in PARTS}
+        self._targets = {part: self._kept(part) for part in split.parts}
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -121,6 +121,8 @@ class Dataset:
         """
         if part not in PARTS:
             raise ValueError(f"part={part} has no targets; choose from {PARTS}")
+        if part not in self._targets:
+            raise ProtocolError(f"{self.split.name}: the {PARTS[part]} part trains and has no targets")
         if not len(self._targets[part]):
             word = PARTS[part]
             causes = {name: n for name, n in self.notes.items() if name.startswith(word)}

@@ -9,7 +9,7 @@ does. Only where a log has no order in time does a target read all training rows
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 from typing import Protocol as StructuralType
@@ -47,6 +47,9 @@ class Split:
     user, only those that are TRAIN or of its own session; None: all earlier rows.
     ordered: False where the order of rows means nothing: a target reads all TRAIN rows of its user, before
     and after it, but for itself.
+    part: int8 (N,), the part that each row is of (TRAIN, VALID, TEST), of HISTORY rows too where they are of
+    one; None: the labels tell it.
+    refit: the last part that trains, above TRAIN after `through`.
     Raises ProtocolError for sessions that do not fit the labels, or of a log without order.
     """
 
@@ -55,6 +58,8 @@ class Split:
     notes: Mapping[str, int | float | str]
     session: np.ndarray | None = None
     ordered: bool = True
+    part: np.ndarray | None = None
+    refit: int = TRAIN
 
     def __post_init__(self) -> None:
         if self.session is None:
@@ -75,9 +80,28 @@ class Split:
         earlier = "earlier events of the user"
         return earlier if self.session is None else f"{earlier}, of training or the own session"
 
+    @property
+    def parts(self) -> dict[int, str]:
+        """Those of VALID and TEST that are held out, and their names."""
+        return {part: word for part, word in PARTS.items() if part > self.refit}
+
     def targets(self, part: int) -> np.ndarray:
         """Rows of one part (VALID or TEST), int64, in the store's order."""
         return np.flatnonzero(self.label == part)
+
+    def through(self, last: int) -> Split:
+        """The split for training again once validation has done its work.
+
+        last: VALID, all rows of training and validation are TRAIN, whether they were targets or not, and the
+        targets of TEST stay what they are; TEST, every row is TRAIN.
+        """
+        if last == TEST:
+            label = np.full_like(self.label, TRAIN)
+        else:
+            part = self.label if self.part is None else self.part
+            label = np.where(part == last, TRAIN, self.label).astype(np.int8)
+        name = f"{self.name}, trained through {PARTS[last]}"
+        return replace(self, label=label, name=name, refit=last, notes={**self.notes, **_sizes(label)})
 
 
 class Protocol(StructuralType):
@@ -142,7 +166,7 @@ class GlobalTemporal:
         time = np.asarray(store.columns["time"])
         boundaries = _boundaries(time, self.valid, self.test)
         label = np.searchsorted(boundaries, time, side="right").astype(np.int8)
-        first = store.offsets[:-1]
+        first, part = store.offsets[:-1], label.copy()
         late = first[label[first] != TRAIN]
         label[late] = HISTORY
         notes = {
@@ -150,7 +174,7 @@ class GlobalTemporal:
             "test_from": _iso(store, boundaries[1]),
             "first_events_not_targets": len(late),
         }
-        return Split(label, self.name, notes | _sizes(label))
+        return Split(label, self.name, notes | _sizes(label), part=part)
 
 
 @dataclass(frozen=True)
@@ -230,7 +254,7 @@ class TrajectoryLast:
             inside = held[whole]
             key = np.stack([user[inside], part[inside], trajectory[inside]])
             session[inside] = np.unique(key, axis=1, return_inverse=True)[1].reshape(-1)
-        return Split(label, self.name, notes | _sizes(label), session)
+        return Split(label, self.name, notes | _sizes(label), session, part=part)
 
     def _word_labels(self, store: EventStore) -> np.ndarray:
         """The label of each id of the split column, int8."""
@@ -284,6 +308,7 @@ class NextInTrip:
         part[whole] = np.searchsorted(boundaries, starts, side="right")[of_row]
         label = np.where(by_time == part, part, HISTORY).astype(np.int8)
         label[~whole & (part != TRAIN)] = HISTORY
+        of = label.copy()
         opening = np.zeros(len(store), bool)
         opening[np.flatnonzero(whole)[first]] = True
         label[opening & (part != TRAIN)] = HISTORY
@@ -295,7 +320,7 @@ class NextInTrip:
             "first_visits_not_targets": int((opening & (part != TRAIN)).sum()),
             "rows_without_trip": int((~whole).sum()),
         }
-        return Split(label, self.name, notes | _sizes(label))
+        return Split(label, self.name, notes | _sizes(label), part=of)
 
 
 @dataclass(frozen=True)

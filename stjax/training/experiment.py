@@ -127,12 +127,22 @@ class Training:
     donate: bool = True
     """Whether a step writes its state where the old one lay. Without it both lie in memory during a step,
     and code of yours that calls the step may still read the old one."""
+    refit: Literal["none", "validation", "test"] = "none"
+    """Train on the validation part too, or on every event of the log (for deployment; nothing is measured
+    then), once a run without it has told how many epochs are best: the last step is kept."""
     seed: int = 0
     """Of initial parameters, order of batches and dropout."""
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "epochs", "eval_every", "checkpoint_every", "log_every", "accumulate")
         _at_least(self, 0, "patience", "seed")
+        _one_of(self, "refit", ("none", "validation", "test"))
+        if self.patience and self.refit != "none":
+            raise ConfigError(
+                f"training.patience {self.patience} stops by validation, on which training.refit"
+                f" {self.refit!r} trains: set training.epochs to the best epoch of a run without refit, and"
+                " training.patience 0"
+            )
         if self.seed >= 2**32:
             raise ConfigError(f"training.seed {self.seed} must be below 2^32, the range of JAX's keys")
 

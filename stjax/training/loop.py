@@ -26,6 +26,7 @@ from stjax.training.report import measure
 from stjax.training.setup import Setup
 from stjax.training.state import Metrics, State
 
+DONE = "all epochs done"  # what a Record's `stopped` says; and
 STOPPED = "stopped by the caller"  # a Record's `stopped` after `on_validation` said so
 
 
@@ -53,7 +54,7 @@ class Record:
         if self.best_value is None or value > self.best_value:
             self.best_step, self.best_value, self.waited = step, value, 0
         if last:
-            self.stopped = "all epochs done"
+            self.stopped = DONE
         elif patience and self.waited >= patience:
             self.stopped = f"no improvement in {self.waited} validations"
 
@@ -98,6 +99,7 @@ def fit(
 ) -> Record:
     """Train to the end or the early stop, from the latest checkpoint or from the start.
 
+    Where the validation part trains, too, nothing is validated and the last step is the best.
     on_validation: called with the epochs done and the selection metric after every validation; True ends
       the training there, saved as any other end.
     Raises TrainingError where the loss is no longer finite, CheckpointError where nothing can be saved.
@@ -115,6 +117,7 @@ def fit(
         console.print(f"going on from step {start:,} of {setup.total_steps:,}", highlight=False)
 
     window, shapes = Window(), set()
+    chooses = VALID in setup.dataset.split.parts  # else it trains: the last step counts
     plan = Plan(setup.total_steps, per_epoch, settings.epochs, evaluation.select)
     with Narrator(folder if is_leader() else None, console, clock, start, plan) as narrator:
         state = ready()
@@ -132,8 +135,8 @@ def fit(
                 narrator.count(batch, setup.batches.process[1])
 
             last = done == setup.total_steps
-            validate = last or done % (per_epoch * settings.eval_every) == 0
-            save = validate or done % settings.checkpoint_every == 0
+            validate = chooses and (last or done % (per_epoch * settings.eval_every) == 0)
+            save = last or validate or done % settings.checkpoint_every == 0
             if save or done % settings.log_every == 0:
                 narrator.train(done, _read(window, checkpoints), record.best_value)
             if validate:
@@ -145,6 +148,8 @@ def fit(
                     record.stopped = STOPPED
                 means = {name: report.mean(name) for name in report.summary()}
                 narrator.validation(done, means, record.best_value)
+            elif last:
+                record.best_step, record.stopped = done, DONE
             if save:
                 clock.enter("checkpoint")
                 record.data, record.seconds = iterator.get_state(), clock.seconds()

@@ -26,7 +26,7 @@ from stjax.evaluation import (
     paired_instances,
     render,
 )
-from stjax.events import Catalogue, Events, Query
+from stjax.events import FIRST, Catalogue, Events, Query
 from stjax.ops import devices
 from stjax.training.experiment import Evaluation, Experiment
 from stjax.training.sharding import Layout
@@ -120,20 +120,47 @@ def measure(scorer: Any, dataset: Dataset, part: int, settings: Evaluation) -> M
 
 
 def measure_baselines(experiment: Experiment, dataset: Dataset) -> tuple[list[Measured], dict[str, float]]:
-    """Reports of all baselines on the test part, and their selection metric on validation."""
+    """Reports of all baselines on the test part, and their selection metric on validation, where that is
+    held out."""
     settings = experiment.evaluation
     known = tuple(experiment.model.known)
     compared = (*all_baselines(known), *(reading(baseline, known) for baseline in experiment.baselines))
     scorers = [baseline.fit(dataset) for baseline in compared if baseline != experiment.model]
     tests = [measure(scorer, dataset, TEST, settings) for scorer in scorers]
+    if VALID not in dataset.split.parts:
+        return tests, {}
     valid = [measure(scorer, dataset, VALID, settings) for scorer in scorers]
     return tests, {report.label: report.mean(settings.select) for report in valid}
+
+
+def describe(experiment: Experiment, dataset: Dataset) -> dict[str, Any]:
+    """Data, protocol and query switches, as JSON holds them: what is known before anything is measured."""
+    source, known = type(experiment.source).__name__, tuple(experiment.model.known)
+    return {
+        "name": experiment.name,
+        "title": f"{source}, {dataset.split.name}",
+        "data": {
+            "source": source,
+            "fingerprint": dataset.fingerprint,
+            "events": len(dataset.store),
+            "users": dataset.store.users,
+            "train_events": len(dataset.train_rows),
+            "train_items": dataset.schema.items - FIRST,
+        },
+        "protocol": {"name": dataset.split.name, "notes": dict(dataset.notes)},
+        "query": {
+            "known": list(known),
+            "reads_target_time": "time" in known,
+            "reads_target_place": "place" in known,
+        },
+        "filter_seen": experiment.evaluation.filter_seen,
+    }
 
 
 def summarise(
     experiment: Experiment, dataset: Dataset, report: Measured, baselines: list[Measured]
 ) -> dict[str, Any]:
-    """What a table needs, as JSON holds it: data, protocol, query switches, metrics, baselines.
+    """What a table needs, as JSON holds it: what `describe` says, metrics, baselines.
 
     differences: to each baseline, on the same targets, by bootstrap over users, of the selection metric first
     and then of the common ones; difference: that of the selection metric to the best of them.
@@ -141,24 +168,8 @@ def summarise(
     metric = experiment.evaluation.select
     best = max(range(len(baselines)), key=lambda k: baselines[k].mean(metric))
     differences = [_differences(report, baseline, metric) for baseline in baselines]
-    return {
-        "name": experiment.name,
+    return describe(experiment, dataset) | {
         "title": f"{type(experiment.source).__name__}, {report.title}",
-        "data": {
-            "source": type(experiment.source).__name__,
-            "fingerprint": dataset.fingerprint,
-            "events": len(dataset.store),
-            "users": dataset.store.users,
-            "train_events": len(dataset.train_rows),
-            "train_items": report.candidates,
-        },
-        "protocol": {"name": report.protocol, "notes": dict(dataset.notes)},
-        "query": {
-            "known": list(report.known),
-            "reads_target_time": "time" in report.known,
-            "reads_target_place": "place" in report.known,
-        },
-        "filter_seen": report.filter_seen,
         "test": report.as_dict() | {"label": report.label},
         "baselines": [
             {"name": r.name, "label": r.label, "known": list(r.known), "metrics": r.summary()}
@@ -182,11 +193,14 @@ def _differences(report: Measured, baseline: Measured, select: str) -> list[dict
 
 
 def print_result(result: dict[str, Any], console: Console) -> None:
-    """The table of a result.json: baselines, the model, and their difference."""
-    reports = [*result["baselines"], result["test"]]
-    rows = [(report["label"], report["metrics"]) for report in reports]
+    """The table of a result.json: baselines, the model, and their difference, where anything was measured."""
     known = result["query"]["known"]
     reads = f"query: {', '.join(known)}" if known else "query: nothing of the target"
+    if "test" not in result:
+        console.print(f"{result['title']}\n{reads}\nnothing is measured: every event trains", highlight=False)
+        return
+    reports = [*result["baselines"], result["test"]]
+    rows = [(report["label"], report["metrics"]) for report in reports]
     console.print(render(rows, f"{result['title']}\n{reads}"))
     d = result["difference"]
     spread = " (one user: no standard error)"

@@ -15,7 +15,7 @@ from rich.console import Console
 from stjax.baselines.progress import LOGGER
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID
-from stjax.errors import CheckpointError
+from stjax.errors import CheckpointError, ConfigError
 from stjax.training.checkpoint import Checkpoints
 from stjax.training.compilations import compilations
 from stjax.training.config import Command, resolve
@@ -24,7 +24,7 @@ from stjax.training.experiment import Experiment, is_baseline
 from stjax.training.logging import Clock, read_lines
 from stjax.training.loop import fit, load_record
 from stjax.training.processes import is_leader, join, leave, meet
-from stjax.training.report import measure, measure_baselines, print_result, summarise
+from stjax.training.report import describe, measure, measure_baselines, print_result, summarise
 from stjax.training.run_folder import RunFolder, hardware, versions
 from stjax.training.setup import Setup, open_dataset, use_compilation_cache
 from stjax.training.sharding import Layout
@@ -48,6 +48,11 @@ def _run(command: Command, console: Console) -> dict[str, Any]:
     if command.eval_only and not (command.folder / "config.json").is_file():
         raise CheckpointError(
             f"{command.folder} holds no run to evaluate; train it first, or name it by --workdir"
+        )
+    if command.eval_only and command.experiment.training.refit == "test":
+        raise ConfigError(
+            "training.refit 'test' trains on every event, so that nothing is left to evaluate: leave out"
+            " --eval-only"
         )
     leader, before = is_leader(), compilations()
     if not leader:
@@ -95,10 +100,11 @@ def _fit_baseline(experiment: Experiment, clock: Clock) -> dict[str, Any]:
     clock.enter("train")
     scorer = experiment.model.fit(dataset)
     clock.enter("validation")
-    valid = measure(scorer, dataset, VALID, experiment.evaluation)
+    chosen = {}
+    if VALID in dataset.split.parts:
+        chosen["validation"] = measure(scorer, dataset, VALID, experiment.evaluation).as_dict()
     result, _ = _measured(experiment, dataset, scorer, clock)
-    seed = getattr(experiment.model, "seed", None)
-    return result | {"validation": valid.as_dict(), "parameters": None, "seed": seed}
+    return result | chosen | {"parameters": None, "seed": getattr(experiment.model, "seed", None)}
 
 
 def _train(command: Command, folder: RunFolder, console: Console, clock: Clock) -> dict[str, Any]:
@@ -145,6 +151,8 @@ def _measured(
     experiment: Experiment, dataset: Dataset, scorer: Any, clock: Clock
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What a scorer reaches on the test part beside the baselines, and their validation metric."""
+    if TEST not in dataset.split.parts:
+        return describe(experiment, dataset), {}
     clock.enter("test")
     report = measure(scorer, dataset, TEST, experiment.evaluation)
     clock.enter("baselines")

@@ -15,7 +15,7 @@ from flax.errors import NameInUseError
 from stjax.cache import cache_folder
 from stjax.data.dataset import Dataset
 from stjax.data.pipeline import Batches
-from stjax.data.protocols import PARTS
+from stjax.data.protocols import TEST, VALID
 from stjax.data.told import told_by_place
 from stjax.errors import ConfigError
 from stjax.events import Batch, Catalogue
@@ -137,9 +137,12 @@ class Setup:
 def open_dataset(experiment: Experiment) -> Dataset:
     """The data through the protocol. Raises UserError for what cannot work, also a part without targets."""
     store = experiment.source.open()
-    dataset = Dataset(store, experiment.protocol(store), experiment.sharding.rows_multiple)
+    split = experiment.protocol(store)
+    if (last := experiment.training.refit) != "none":
+        split = split.through({"validation": VALID, "test": TEST}[last])
+    dataset = Dataset(store, split, experiment.sharding.rows_multiple)
     check_query(experiment.model, dataset)
-    for part, word in PARTS.items():
+    for part, word in split.parts.items():
         dataset.targets(part)  # raises now, not after an epoch, where there are none
         if "place" in experiment.model.known:
             dataset.notes[f"{word}_targets_told_by_place"] = told_by_place(dataset, part)

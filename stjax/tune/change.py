@@ -43,7 +43,13 @@ def check(experiment: Experiment, space: Any, base: str | None = None) -> list[E
         )
     if not space:
         raise ConfigError("`space` is empty: there is nothing to search; name at least one field")
-    return list(_examples(experiment, space, base))
+    examples = list(_examples(experiment, space, base))
+    if refit := {example.training.refit for example in examples} - {"none"}:
+        raise ConfigError(
+            f"training.refit {refit.pop()!r} trains on the validation part, by which a search chooses: set it"
+            " to 'none'"
+        )
+    return examples
 
 
 def _examples(experiment: Experiment, space: Space, base: str | None) -> Iterator[Experiment]:
