@@ -139,7 +139,10 @@ def test_what_cannot_be_learnt_from_is_told() -> None:
         ({"groups": "head"}, "groups='head' must be a list"),
         ({"groups": ()}, r"groups=\(\) must be a list"),
         ({"held_out": 1.0}, "held_out=1.0"),
-        ({"epochs": 0}, "epochs=0"),
+        ({"epochs": 0}, "epochs=0 must be at least 1"),
+        ({"epochs": 1.5}, r"epochs=1\.5 must be at least 1, a whole number"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"learning_rate": 0.0}, r"learning_rate=0\.0 must be above 0"),
         ({"since": START + 10**7}, "0 of the events .* an earlier `since`"),
     ):
         with pytest.raises(ConfigError, match=words):

@@ -11,6 +11,7 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from stjax.events import FIRST, Batch, Catalogue, Events, Query
+from stjax.nn.checks import check_counts
 from stjax.nn.objectives import InBatch
 from stjax.nn.recommender import Recommender
 
@@ -89,7 +90,7 @@ class MetaLearned(nn.Module):
     probabilities of the support's targets, (B, support, V); for large catalogues take small batches.
 
     support: events, at least 2, ValueError otherwise; their support - 1 transitions adapt. steps, rate: of
-    gradient descent. chosen: paths of parameters of the model.
+    gradient descent, at least one step. chosen: paths of parameters of the model.
     """
 
     model: Recommender
@@ -98,6 +99,10 @@ class MetaLearned(nn.Module):
     rate: float = 0.1
     first_order: bool = False
     chosen: tuple[str, ...] = FUSION
+
+    def setup(self) -> None:
+        check_counts(self, "support", least=2)  # a first event and one to predict
+        check_counts(self, "steps")
 
     @property
     def known(self) -> tuple[str, ...]:
@@ -151,8 +156,6 @@ class MetaLearned(nn.Module):
         return self._adapted(model, variables["params"], events, catalogue)
 
     def _adapted(self, model: Recommender, params: Params, events: Events, catalogue: Catalogue) -> Params:
-        if self.support < 2:
-            raise ValueError(f"support={self.support} must be at least 2: a first event and one to predict")
         batch, length = events.item.shape
         if length < self.support:
             return jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape)), pick(params, self.chosen))

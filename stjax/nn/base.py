@@ -12,6 +12,7 @@ import jax
 from flax import linen as nn
 
 from stjax.events import Catalogue, Events
+from stjax.nn.checks import check_counts
 
 State = Any  # a pytree of arrays whose first dimension is the batch
 
@@ -23,10 +24,14 @@ class Encoder(nn.Module):
     shape, and has its step form for free. One that looks back overrides `init_state` and `step` too, and
     leaves the state of rows whose event is not valid as it is.
 
-    features: D, the width of what comes out.
+    features: D, the width of what comes out; ValueError below 1. A subclass with a `setup` of its own calls
+      this one.
     """
 
     features: int = 32
+
+    def setup(self) -> None:
+        check_counts(self, "features")
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         """Parallel form: (B, L) events to (B, L, D)."""
@@ -48,10 +53,14 @@ class Fusion(nn.Module):
     A subclass that joins position by position writes `__call__` so that it accepts any leading shape, and
     has its step form for free. One that looks back overrides `init_state` and `step` too.
 
-    features: D, the width of what comes out, which interest models keep.
+    features: D, the width of what comes out, which interest models keep; ValueError below 1. A subclass with
+      a `setup` of its own calls this one.
     """
 
     features: int = 64
+
+    def setup(self) -> None:
+        check_counts(self, "features")
 
     def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
         """Parallel form: {name: (B, L, D_name)} to (B, L, D)."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import Batch, Catalogue, Events, Query
+from stjax.nn.checks import check_counts
 from stjax.nn.ranking import Ranking
 from stjax.nn.recommender import Recommender, UserState
 
@@ -29,8 +30,7 @@ class Ensemble(nn.Module):
     members: int = 4
 
     def setup(self) -> None:
-        if self.members < 1:
-            raise ValueError(f"members={self.members} must be at least 1")
+        check_counts(self, "members")
 
     @property
     def ranking(self) -> Ranking | None:

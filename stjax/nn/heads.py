@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
+from stjax.nn.checks import check_counts
 from stjax.nn.distance import Distance
 from stjax.nn.dropout import Dropout
 from stjax.nn.layers import Dense, LayerNorm
@@ -54,8 +55,7 @@ class Retrieval(nn.Module):
     dropout: float = 0.0
 
     def setup(self) -> None:
-        if self.interests < 1:
-            raise ValueError(f"interests={self.interests} must be at least 1")
+        check_counts(self, "interests")
         self.request = RequestEmbed()
         self.output = Output(self.interests, self.dropout)
         self.bias = ItemBias()

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST
+from stjax.nn.checks import check_counts
 from stjax.ops import losses, sampling, softmax
 from stjax.ops.near import Near
 from stjax.ops.softmax import Mixture
@@ -97,7 +98,7 @@ class SampledSoftmax(Objective):
     def _whole(self, table: jax.Array, train: bool) -> bool:
         if not 0 <= self.batch_share < 1:
             raise ValueError(f"batch_share={self.batch_share} must be at least 0 and below 1")
-        _check_negatives(self.negatives)
+        check_counts(self, "negatives")
         if self.has_variable("drawn", "ids"):
             return False
         return not train or table.shape[0] - FIRST <= self.negatives
@@ -126,7 +127,7 @@ class GBCE(Objective):
     def loss(self, z, table, bias, target, weight, near=None, mixture=None, train=False) -> jax.Array:
         if not 0 <= self.calibration <= 1:
             raise ValueError(f"calibration={self.calibration} must lie between 0 and 1")
-        _check_negatives(self.negatives)
+        check_counts(self, "negatives")
         if mixture is not None:
             self.log_prob(z, table, bias, target)
         items, times = table.shape[0], 1.0
@@ -152,8 +153,3 @@ class InBatch(Objective):
             self.log_prob(z, table, bias, target)
         log_p = losses.in_batch_log_prob(z, table, bias, target, weight, None, FIRST, near)
         return losses.weighted_sum(-log_p, weight)
-
-
-def _check_negatives(negatives: int) -> None:
-    if negatives < 1:
-        raise ValueError(f"negatives={negatives} must be at least 1")

@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from stjax.events import FIRST, Catalogue
 from stjax.nn import pairs
+from stjax.nn.checks import check_counts
 from stjax.nn.layers import Dense
 from stjax.nn.past import Moment, Past
 from stjax.ops import attention
@@ -48,6 +49,7 @@ class Pointer(nn.Module):
       and past event; data without such a field do without.
     decays: seconds tau of the pair features exp(-gap / tau). near_km: kilometres s of exp(-distance / s).
     time, space: whether request and past event are compared in time and in space at all.
+    ValueError for less than one feature, or a window of none.
     """
 
     features: int = 64
@@ -59,6 +61,7 @@ class Pointer(nn.Module):
     space: bool = True
 
     def setup(self) -> None:
+        check_counts(self, "features", "window")
         self.pairs = pairs.Pairs(self.kind, self.decays, self.near_km, self.time, self.space, self.window)
         self.query = Dense(self.features)
         self.key = Dense(self.features)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST, Events, Query, Schema
+from stjax.nn.checks import check_counts
 from stjax.nn.dropout import Dropout
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.precision import compute
@@ -288,13 +289,11 @@ class Ranking(nn.Module):
     def _check(self) -> None:
         if sum(isinstance(task, Choice) for task in self.tasks) > 1:
             raise ValueError("tasks: one Choice at most")
-        if self.memory < 0:
-            raise ValueError(f"memory={self.memory} must be at least 0; 0 is none")
+        check_counts(self, "hidden", "experts")
+        check_counts(self, "memory", least=0)
         names = [task.name for task in self.tasks]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"tasks: {names} must be at least one, each with a name of its own")
-        if self.experts < 1:
-            raise ValueError(f"experts={self.experts} must be at least 1; 1 is one bottom for all tasks")
 
 
 def _choice_loss(task: Choice, y: jax.Array, candidates: jax.Array | None) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from stjax.nn.checks import check_counts
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.past import Past
 from stjax.nn.precision import compute
@@ -42,6 +43,7 @@ class NextTime(nn.Module):
     weight: float = 1.0
 
     def setup(self) -> None:
+        check_counts(self, "hidden")
         if len(self.edges) < 2 or self.edges[0] != 0 or any(a >= b for a, b in pairwise(self.edges)):
             raise ValueError(f"edges={self.edges} must be at least two whole seconds, ascending from 0")
         self.calendar = TimeEmbed(self.hidden)

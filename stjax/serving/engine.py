@@ -218,8 +218,11 @@ class Engine:
             raise ConfigError(f"held_out={held_out} must be a share between 0 and 1")
         if isinstance(groups, str) or not len(groups):
             raise ConfigError(f"groups={groups!r} must be a list of beginnings of paths, at least one")
-        if not (epochs >= 1 and learning_rate > 0):
-            raise ConfigError(f"epochs={epochs} must be at least 1, learning_rate={learning_rate} above 0")
+        for name, value, least in (("epochs", epochs, 1), ("seed", seed, 0)):
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise ConfigError(f"{name}={value!r} must be at least {least}, a whole number")
+        if not learning_rate > 0:
+            raise ConfigError(f"learning_rate={learning_rate} must be above 0")
         with self._tuning:
             core = self._core
             codec = Codec(core.codec.schema, core.vocabulary)  # its own: it counts

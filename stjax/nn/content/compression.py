@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import FIRST
+from stjax.nn.checks import check_counts
 from stjax.ops import hashing
 
 Compression = Literal["none", "hashed", "quotient"]
@@ -36,6 +37,9 @@ class CompressedEmbed(nn.Module):
     compression: Compression = "hashed"
     rows: int = 16_384
     functions: int = 2
+
+    def setup(self) -> None:
+        check_counts(self, "features", "rows", "functions")
 
     @nn.compact
     def __call__(self, ids: jax.Array, size: int) -> jax.Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from stjax.events import UNSEEN, Catalogue
+from stjax.nn.checks import check_counts
 from stjax.nn.content.attributes import AttributeEmbed
 from stjax.nn.content.compression import CompressedEmbed, Compression
 from stjax.nn.content.values import vocabulary_init
@@ -32,6 +33,9 @@ class ItemEmbed(nn.Module):
     compression: Compression = "none"
     rows: int = 16_384
     functions: int = 2
+
+    def setup(self) -> None:
+        check_counts(self, "features")
 
     @nn.compact
     def __call__(self, catalogue: Catalogue) -> jax.Array:

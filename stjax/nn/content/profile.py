@@ -34,6 +34,7 @@ class ProfileEmbed(Encoder):
     runs: tuple[float, ...] = (8.0, 64.0)
 
     def setup(self) -> None:
+        super().setup()
         if not self.runs or min(self.runs) <= 0:
             raise ValueError(f"runs={self.runs} must be numbers of events above 0")
         self.bias = self.param("bias", nn.initializers.zeros, (2 * self.features,))

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Fusion
+from stjax.nn.checks import check_counts
 from stjax.nn.fusion.rows import as_rows, joined
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.ops.product import product
@@ -30,6 +31,10 @@ class AttentionFusion(Fusion):
     """
 
     heads: int = 4
+
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "heads")
 
     @nn.compact
     def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:

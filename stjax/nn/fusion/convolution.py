@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Fusion, State
+from stjax.nn.checks import check_counts
 from stjax.nn.fusion.rows import as_rows, joined
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.precision import compute
@@ -30,6 +31,10 @@ class ConvolutionFusion(Fusion):
 
     width: int = 3
 
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "width")
+
     def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:
         return self._fuse(None, parts, events.valid)[1]
 
@@ -45,8 +50,6 @@ class ConvolutionFusion(Fusion):
         self, state: State, parts: Mapping[str, jax.Array], valid: jax.Array
     ) -> tuple[State, jax.Array]:
         """Without a state, the parallel form; with one, the step form."""
-        if self.width < 1:
-            raise ValueError(f"width={self.width} must be at least 1")
         rows, lead = as_rows(parts)
         u, d = joined(rows), self.features
         own = Dense(d, name="own")(u).reshape(*lead, d)

@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Fusion
+from stjax.nn.checks import check_counts
 from stjax.nn.fusion.rows import as_rows, joined
 from stjax.nn.layers import Dense, LayerNorm
 
@@ -31,6 +32,10 @@ class HyperFusion(Fusion):
     context: tuple[str, ...] = ()
     rank: int = 32
     hidden: int = 32
+
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "rank", "hidden")
 
     @nn.compact
     def __call__(self, parts: Mapping[str, jax.Array], events: Events) -> jax.Array:

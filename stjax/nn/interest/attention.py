@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Interest
+from stjax.nn.checks import check_counts
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.bias import SpatioTemporalBias
 from stjax.nn.layers import Dense, LayerNorm
@@ -112,6 +113,7 @@ class Windowed(Interest):
 
     bias: adds to the logits what time gaps and distances say, with parameters of its own in each layer.
     remat: whether layers are computed again in the backward pass, see `stjax.nn.remat`.
+    ValueError for less than one layer, head or event, and for heads that do not divide the features.
     """
 
     layers: int = 2
@@ -120,6 +122,9 @@ class Windowed(Interest):
     dropout: float = 0.2
     bias: SpatioTemporalBias | None = None
     remat: bool = False
+
+    def setup(self) -> None:
+        check_counts(self, "layers", "heads", "window")
 
     def layer(self, name: str) -> nn.Module:
         """A layer of that name, called as `AttentionLayer` is."""
@@ -187,6 +192,10 @@ class SelfAttention(Windowed):
 
     expansion: int = 4
     positions: Literal["learned", "rotary"] = "learned"
+
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "expansion")
 
     def layer(self, name: str) -> AttentionLayer:
         if self.positions not in ("learned", "rotary"):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from stjax.nn.checks import check_counts
 from stjax.ops import time as ops
 
 SHORTEST_KM, LONGEST_KM = 1.0, 100.0  # where the heads' power laws start to fall, at first
@@ -27,6 +28,9 @@ class SpatioTemporalBias(nn.Module):
     gap_buckets: int = 26
     distance_buckets: int = 16
     power_law: bool = False
+
+    def setup(self) -> None:
+        check_counts(self, "gap_buckets", "distance_buckets", least=0)
 
     @property
     def reads_time(self) -> bool:

@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Interest, State
+from stjax.nn.checks import check_counts
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.movement import Before, GapGates, GateName, gate_features
 from stjax.nn.layers import Dense, LayerNorm
@@ -50,12 +51,16 @@ class Recurrent(Interest):
 
     gates: "time", "distance" or both: gates that read the log gap and the log distance from the event before.
     remat: whether layers are computed again in the backward pass, see `stjax.nn.remat`.
+    ValueError for less than one layer.
     """
 
     layers: int = 1
     dropout: float = 0.0
     gates: tuple[GateName, ...] = ()
     remat: bool = False
+
+    def setup(self) -> None:
+        check_counts(self, "layers")
 
     def layer(self, name: str) -> Callable[..., tuple[State, jax.Array]]:
         """A module that takes x, valid, its state and gap features, and returns its state and outputs."""

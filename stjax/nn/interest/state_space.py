@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from stjax.events import Events
 from stjax.nn.base import Interest, State
+from stjax.nn.checks import check_counts
 from stjax.nn.dropout import Dropout
 from stjax.nn.interest.movement import Before
 from stjax.nn.layers import Dense, LayerNorm
@@ -101,6 +102,7 @@ class StateSpace(Interest):
 
     modes: N. expansion: of the feed-forward network. shortest, longest: seconds, the time constants that new
     modes spread over. remat: whether layers are computed again in the backward pass, see `stjax.nn.remat`.
+    ValueError for less than one of the first three, and for times that are not ascending.
     """
 
     layers: int = 2
@@ -110,6 +112,11 @@ class StateSpace(Interest):
     shortest: int = 10 * ops.MINUTE
     longest: int = 90 * ops.DAY
     remat: bool = False
+
+    def setup(self) -> None:
+        check_counts(self, "layers", "modes", "expansion")
+        if not 0 < self.shortest <= self.longest:
+            raise ValueError(f"shortest={self.shortest}, longest={self.longest} must be seconds, ascending")
 
     def __call__(self, x: jax.Array, events: Events, train: bool = False) -> jax.Array:
         return self._stack(Before.of(events), self._empty(x.shape[0]), x, events, train)[1]
@@ -129,8 +136,6 @@ class StateSpace(Interest):
     def _stack(
         self, before: Before, hidden: State, x: jax.Array, events: Events, train: bool
     ) -> tuple[State, jax.Array]:
-        if not 0 < self.shortest <= self.longest:
-            raise ValueError(f"shortest={self.shortest}, longest={self.longest} must be seconds, ascending")
         gap, following = before.gap(events), []
         for i, h in enumerate(hidden):
             layer = StateSpaceLayer(

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder
+from stjax.nn.checks import check_counts
 from stjax.nn.space.place import event_place
 from stjax.ops import cells, geo
 
@@ -24,6 +25,10 @@ class CellEmbed(Encoder):
 
     levels: tuple[int, ...] = (6, 9, 12, 15)
     buckets: int = 4_096
+
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "buckets")
 
     @nn.compact
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:

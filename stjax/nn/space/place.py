@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.checks import check_counts
 from stjax.nn.layers import Dense
 from stjax.ops import geo, sequence
 from stjax.ops.harmonics import real_harmonics
@@ -35,6 +36,10 @@ class PlaceEmbed(nn.Module):
     longest_km: float = 10_000.0
     encoding: Encoding = "space2vec"
     degree: int = 10
+
+    def setup(self) -> None:
+        check_counts(self, "features", "scales")
+        check_counts(self, "degree", least=0)
 
     @nn.compact
     def __call__(self, place: jax.Array) -> jax.Array:
@@ -70,6 +75,7 @@ class SpaceEmbed(Encoder):
     degree: int = 10
 
     def setup(self) -> None:
+        super().setup()
         self.place = PlaceEmbed(
             self.features, self.scales, self.shortest_km, self.longest_km, self.encoding, self.degree
         )

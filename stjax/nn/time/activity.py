@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.checks import check_counts
 from stjax.nn.last import Last
 from stjax.nn.layers import Dense
 from stjax.ops import rhythm
@@ -29,6 +30,10 @@ class WindowCounts(Encoder):
     windows: tuple[int, ...] = (ops.HOUR, 6 * ops.HOUR, ops.DAY, ops.WEEK, 30 * ops.DAY)
     at_most: int = 256
 
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "at_most")
+
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         return self._see(rhythm.window_counts(events.time, self.windows, self.at_most))
 
@@ -43,8 +48,6 @@ class WindowCounts(Encoder):
 
     @nn.compact
     def _see(self, counts: jax.Array) -> jax.Array:
-        if self.at_most < 1:
-            raise ValueError(f"at_most={self.at_most} must be at least 1")
         scaled = jnp.log1p(counts.astype(jnp.float32)) / jnp.log1p(jnp.float32(self.at_most))
         return Dense(self.features, float32="product", name="project")(scaled)
 

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.checks import check_counts
 from stjax.nn.last import Last
 from stjax.nn.layers import Dense
 from stjax.ops import time as ops
@@ -31,6 +32,9 @@ class TimeEmbed(Encoder):
     year_harmonics: int = 0
 
     def setup(self) -> None:
+        super().setup()
+        check_counts(self, "gap_buckets")
+        check_counts(self, "day_harmonics", "week_harmonics", "year_harmonics", least=0)
         self.hour = nn.Embed(24, self.features)
         self.weekday = nn.Embed(7, self.features)
         self.gap = nn.Embed(self.gap_buckets + 1, self.features)

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.checks import check_counts
 from stjax.nn.last import Last
 from stjax.nn.layers import Dense
 from stjax.ops import rhythm
@@ -27,6 +28,10 @@ class GapEmbed(Encoder):
 
     buckets: int = 26
     clip: int = 256
+
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "buckets", "clip")
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         last = Last.of(events)

@@ -8,6 +8,7 @@ from flax import linen as nn
 
 from stjax.events import Catalogue, Events
 from stjax.nn.base import Encoder, State
+from stjax.nn.checks import check_counts
 from stjax.nn.last import Last
 from stjax.nn.layers import Dense
 from stjax.ops import rhythm
@@ -32,6 +33,10 @@ class RhythmEmbed(Encoder):
     day_harmonics: int = 4
     week_harmonics: int = 4
     half_life: int = 4 * ops.WEEK
+
+    def setup(self) -> None:
+        super().setup()
+        check_counts(self, "day_harmonics", "week_harmonics", least=0)
 
     def __call__(self, events: Events, catalogue: Catalogue) -> jax.Array:
         # Without the barrier XLA works the sines out twice: to sum them up, and to compare with the sum.
