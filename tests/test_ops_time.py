@@ -126,9 +126,21 @@ def test_log_bucket_is_the_exact_power_of_two(gap: int) -> None:
     assert int(ops.log_bucket(jnp.int32(gap), 7)) == min((gap + 1).bit_length() - 1, 6)
 
 
-def test_elapsed_is_never_negative() -> None:
-    later, earlier = jnp.asarray([5, 9, 9], jnp.int32), jnp.asarray([7, 9, 2], jnp.int32)
-    np.testing.assert_array_equal(ops.elapsed(later, earlier), [0, 0, 7])
+def test_elapsed_is_never_negative_and_never_wraps() -> None:
+    top = 2**31 - 1
+    pairs = [
+        (5, 7, 0),
+        (9, 9, 0),
+        (9, 2, 7),
+        (top, 0, top),
+        (top, -1, top),
+        (top, -top - 1, top),
+        (-top, 9, 0),
+    ]
+    later, earlier, expected = jnp.asarray(pairs, jnp.int32).T
+    gap = ops.elapsed(later, earlier)
+    np.testing.assert_array_equal(gap, expected)
+    assert ops.log_bucket(gap, 26)[-2] == 25
 
 
 def test_log_gap_grows_from_zero() -> None:

@@ -141,3 +141,5 @@ def test_local_time_fits_int32_at_both_ends(tmp_path):
     assert utc(store) == [first, first + 1, first + span - 1]
     local = store.columns["time"] + store.columns["utc_offset"]
     assert local.dtype == np.int32 and (local > 0).all()
+    # So no two events of a log are further apart than int32 holds: gaps never wrap.
+    assert np.subtract.outer(store.columns["time"], store.columns["time"]).max() == span - 1

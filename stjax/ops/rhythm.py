@@ -33,7 +33,7 @@ def window_counts(time: jax.Array, windows: tuple[int, ...], at_most: int) -> ja
     padded = jnp.pad(time, ((0, 0), (at_most, 0)))
 
     def body(i: jax.Array, counts: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        gap = time - jax.lax.dynamic_slice_in_dim(padded, i, length, axis=1)
+        gap = ops.elapsed(time, jax.lax.dynamic_slice_in_dim(padded, i, length, axis=1))
         gap = jnp.where(position >= at_most - i, gap, NEVER)
         return tuple(n + (gap < w).astype(jnp.int32) for n, w in zip(counts, windows, strict=True))
 
@@ -43,7 +43,7 @@ def window_counts(time: jax.Array, windows: tuple[int, ...], at_most: int) -> ja
 
 def memory_counts(now: jax.Array, memory: jax.Array, real: jax.Array, windows: tuple[int, ...]) -> jax.Array:
     """How many remembered times lie less than so many seconds back: (B,), (B, M), (B, M) -> (B, W) int32."""
-    gap = jnp.where(real, now[:, None] - memory, NEVER)
+    gap = jnp.where(real, ops.elapsed(now[:, None], memory), NEVER)
     return (gap[..., None] < jnp.asarray(windows, jnp.int32)).sum(axis=1, dtype=jnp.int32)
 
 

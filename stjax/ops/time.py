@@ -122,8 +122,9 @@ def _cycles_jvp(
 
 
 def elapsed(later: jax.Array, earlier: jax.Array) -> jax.Array:
-    """Seconds from earlier to later, int32, 0 where the order is reversed."""
-    return jnp.maximum(later - earlier, 0)
+    """Seconds from earlier to later, int32: 0 where the order is reversed, 2^31 - 1 where they are more."""
+    seconds = later - earlier
+    return jnp.where(later > earlier, jnp.where(seconds < 0, 2**31 - 1, seconds), 0)
 
 
 def log_gap(seconds: jax.Array) -> jax.Array:

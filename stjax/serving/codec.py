@@ -71,13 +71,14 @@ class Codec:
         return row
 
     def time(self, seconds: Any) -> int:
-        """Unix seconds to seconds since the schema's epoch. Raises BadEvent where an int32 cannot hold it."""
+        """Unix seconds to seconds since the schema's epoch. Raises BadEvent where an int32 cannot hold them
+        with a UTC offset."""
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float, np.number)):
             raise BadEvent(f"time={seconds!r} must be Unix seconds, a number")
         if not -1e15 < seconds < 1e15:  # NaN, infinity, and integers that no float holds
             raise BadEvent(f"time={str(seconds)[:20]} must be Unix seconds")
         since = math.floor(seconds) - self.schema.epoch
-        if not -INT32 < since < INT32:
+        if not DAY - INT32 <= since < INT32 - DAY:
             raise BadEvent(
                 f"time={seconds!r} is {since / 31_557_600:+,.0f} years from the epoch of the log; give Unix"
                 " seconds, not milliseconds"
