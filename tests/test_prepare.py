@@ -261,6 +261,25 @@ def test_typed_columns_keep_their_text(tmp_path):
     assert store.columns["scene"].tolist() == [FIRST, 0]
     with pytest.raises(ValueError, match="'user' is List"):
         prepare(log.with_columns(user=pl.lit([1])), LogColumns(), tmp_path / "t")
+    gap = log.with_columns(user=pl.Series([10.0, math.nan]))  # as pandas keeps a missing id among integers
+    store = prepare(gap, LogColumns(), tmp_path / "gap")
+    assert store.vocabulary("user").to_list() == ["10.0"] and store.quality["dropped"]["missing user"] == 1
+
+
+def test_lists_of_json_lines_are_those_of_parquet(tmp_path):
+    log = [{"user": 1, "item": n, "time": n} for n in range(3)]
+    items = [
+        {"item": 0, "tags": ["a|b", "c"], "form": [1, 0.5], "ignored": {"k": []}},
+        {"item": 1, "tags": [], "form": None, "ignored": "text"},
+        {"item": 2, "tags": ["c"], "form": [2, 3]},
+    ]
+    for name, rows in (("log", log), ("items", items)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    columns = LogColumns(item_multi=("tags",), item_vector=("form",))
+    store = prepare([tmp_path / "log.jsonl"], columns, tmp_path / "s", items=tmp_path / "items.jsonl")
+    assert store.vocabulary("tags").to_list() == ["a|b", "c"]
+    assert store.items["tags"][FIRST:].tolist() == [[2, 3], [0, 0], [3, 0]]
+    np.testing.assert_array_equal(store.items["form"][FIRST:], [[1, 0.5], [math.nan] * 2, [2, 3]])
 
 
 # ---- order, vocabularies, counts ----

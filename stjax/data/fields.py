@@ -71,6 +71,8 @@ def codes(name: str, schema: pl.Schema, several: bool = False) -> pl.Expr:
         column = lists.cast(pl.List(pl.String)).list.join(JOINT)
     elif dtype.is_nested() or dtype in (pl.Binary, pl.Object):
         raise LogError(f"column {name!r} is {dtype}; ids and categories must be plain values")
+    if dtype.is_float():
+        column = column.fill_nan(None)  # as pandas keeps a missing id among integers
     # A set of categories of its own: the text is freed with the frame.
     return column.cast(pl.String).cast(pl.Categorical(pl.Categories.random()))
 

@@ -52,7 +52,8 @@ class SideTable:
             schema = frame.collect_schema()
             if schema[key].is_nested():
                 raise LogError(f"{name}: column {key!r} is {schema[key]}; ids must be plain values")
-            parsed = frame.select(pl.col(key).cast(pl.String).alias("id"), **raw_fields(schema, columns))
+            ids = pl.col(key).fill_nan(None) if schema[key].is_float() else pl.col(key)
+            parsed = frame.select(ids.cast(pl.String).alias("id"), **raw_fields(schema, columns))
             parsed = parsed.select("id", **checked_fields(columns)).collect(engine="streaming")
         if not len(parsed):
             raise LogError(f"{name} is empty: it has a header at most, and no rows")
