@@ -53,6 +53,9 @@ BROKEN = {
     "not Parquet": ("log.parquet", b"user,item,time", "cannot be read"),
     "cut gzip": ("log.csv.gz", gzip.compress(GOOD)[:-12], "cannot be read"),
     "unknown kind": ("log.xlsx", b"", "no known kind"),
+    "a name twice": ("log.csv", b"user,item,time,time\nu,i,1,2\n", "two columns 'time'"),
+    "an object for an id": ("log.jsonl", b'{"user": {"id": 1}, "item": 1, "time": 2}\n', "'user' is Struct"),
+    "days as numbers": ("log.csv", b"user,item,time\nu,i,20130131\nu,j,20130201\n", "20130131, look like"),
     "nothing left": ("log.csv", b"user,item,time\nu,i,soon\n,i,3\n", "unparsable time: 1; times are Unix"),
 }
 

@@ -31,7 +31,10 @@ class TimeForm:
 
 
 def time_form(log: pl.LazyFrame, columns: LogColumns) -> TimeForm:
-    """The form asked for, or decided from the first 10,000 times (see `LogColumns.time_format`)."""
+    """The form asked for, or decided from the first 10,000 times (see `LogColumns.time_format`).
+
+    Raises LogError for a column that cannot be times, and for days written as numbers.
+    """
     name = columns.time
     dtype = log.collect_schema()[name]
     if dtype in (pl.Datetime, pl.Date):
@@ -49,11 +52,24 @@ def time_form(log: pl.LazyFrame, columns: LogColumns) -> TimeForm:
     sample = log.select(name).filter(given).head(10_000).collect(engine="streaming").to_series()
     numbers = sample.cast(pl.Float64, strict=False).drop_nulls()
     if dtype != pl.String or (columns.time_format == "auto" and 2 * len(numbers) > len(sample)):
+        if columns.time_format == "auto" and _are_days(numbers):
+            raise LogError(
+                f"times of column {name!r}, such as {numbers[0]:.0f}, look like days (YYYYMMDD), and as Unix"
+                " seconds are all of 1970: write YYYY-MM-DD, or give time_format 'seconds'"
+            )
         middle = numbers.abs().median()
         return TimeForm("milliseconds" if isinstance(middle, float) and middle > 1e11 else "seconds")
     common = sample.str.strip_chars().str.extract_groups(_COMMON).struct.unnest().drop_nulls()
     common = common.group_by("mark", "zone").len().sort("len", "mark", "zone", descending=True)
     return TimeForm("iso", *common.row(0)[:2]) if len(common) else TimeForm("iso")
+
+
+def _are_days(numbers: pl.Series) -> bool:
+    """Whether all are days of the years 1900 to 2200, written as YYYYMMDD."""
+    if not len(numbers) or not numbers.is_between(19_000_101, 22_001_231).all():
+        return False
+    days = numbers.cast(pl.Int64).cast(pl.String).str.to_date("%Y%m%d", strict=False)
+    return days.is_not_null().all()
 
 
 def plain_time(name: str, form: TimeForm, dtype: pl.DataType, offset: pl.Expr) -> pl.Expr:
