@@ -36,12 +36,15 @@ def scan(paths: Sequence[Path], needed: Mapping[str, str]) -> pl.LazyFrame:
 
 
 def select(log: pl.LazyFrame, needed: Mapping[str, str], name: str = "the log") -> pl.LazyFrame:
-    """The needed columns. Raises LogError with the columns that exist where one does not."""
+    """The needed columns. Raises LogError with the columns that exist where one does not, and where a text
+    file has two of one name."""
     with readable(name):
         columns = log.collect_schema().names()
     for column, role in needed.items():
         if column not in columns:
             raise LogError(f"{name} has no column {column!r} (for {role}); it has {columns}")
+        if f"{column}_duplicated_0" in columns:  # so polars calls the second
+            raise LogError(f"{name} has two columns {column!r} (for {role}): rename one in its header")
     return log.select(*needed)
 
 
