@@ -116,7 +116,7 @@ def _numbers(name: str, schema: pl.Schema) -> pl.Expr:
     dtype, column = schema[name], pl.col(name)
     inner = getattr(dtype, "inner", None)
     if dtype not in (pl.List, pl.Array) or inner is None or not inner.is_numeric():
-        raise LogError(f"column {name!r} is {dtype}; vectors must be lists of numbers, as Parquet keeps them")
+        raise LogError(f"column {name!r} is {dtype}; vectors must be lists of numbers, not text")
     lists = column.arr.to_list() if dtype == pl.Array else column
     return lists.cast(pl.List(pl.Float64))
 

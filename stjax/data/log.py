@@ -62,9 +62,9 @@ class LogColumns:
     """Fields of the item that are numbers."""
     item_multi: tuple[str, ...] = ()
     """Fields of the item with several values: genres, tags. A text of values with `separator` between them,
-    or a Parquet list of texts."""
+    or a list of texts, of Parquet or JSON lines."""
     item_vector: tuple[str, ...] = ()
-    """Fields of the item that are vectors: Parquet lists of numbers, in the table of items only."""
+    """Fields of the item that are vectors: lists of numbers, in the table of items only."""
     user_categorical: tuple[str, ...] = ()
     """Fields of the user that are text, kept as those of the item are."""
     user_numeric: tuple[str, ...] = ()

@@ -82,7 +82,7 @@ def prepare(
     elsewhere = {name for side in sides.values() for name in side.fields}
     in_log = columns.only(set(columns.fields) - elsewhere)
     if in_log.vectors:
-        raise LogError(f"vectors {list(in_log.vectors)} are in no table: give a Parquet table that has them")
+        raise LogError(f"vectors {list(in_log.vectors)} are in no table: give one that has them")
     if isinstance(log, pl.LazyFrame | pl.DataFrame):
         name, frame = "the log", read.select(log.lazy(), in_log.needed)
     else:

@@ -82,9 +82,16 @@ def scan_file(path: Path) -> pl.LazyFrame:
         elif kind in ("jsonl", "ndjson"):
             if path.stat().st_size == 0:
                 raise LogError(f"{path} is empty")
-            # Only the names are inferred; a key that no early line has cannot be asked for.
-            names = pl.scan_ndjson(path, infer_schema_length=10_000).collect_schema().names()
-            log = pl.scan_ndjson(path, schema=dict.fromkeys(names, pl.String))
+            # A key that no early line has cannot be asked for.
+            found = pl.scan_ndjson(path, infer_schema_length=10_000).collect_schema()
+            log = pl.scan_ndjson(path, schema={key: _plain(dtype) for key, dtype in found.items()})
         else:
             raise LogError(f"{path} is of no known kind; known: {_KINDS}")
     return log
+
+
+def _plain(dtype: pl.DataType) -> pl.DataType:
+    """What a key of JSON lines is read as: text, but for lists and objects, whose text nobody means."""
+    if dtype == pl.List(pl.Null):  # all empty
+        return pl.List(pl.String)
+    return dtype if dtype.is_nested() else pl.String()
