@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -30,6 +29,7 @@ from stjax.training import Sharding
 from stjax.training.sharding import shares
 from tests.library import ENCODERS
 from tests.meshes import collectives
+from tests.quick import environment
 from tests.random_events import SCHEMA
 from tests.serving import KNOWN, parts, request, start, stream
 from tests.test_serving_warm import sizes
@@ -48,12 +48,8 @@ BATCHES = {"4x2": 2, "2x4": 4}  # users of a call: too few for `data` to share, 
 
 
 def child(devices: int, *arguments: str) -> list[Any]:
-    """The JSON lines of a process with so many devices, which compiles as little as the tests do."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    if jax.__version_info__[:2] == (0, 10):  # as in conftest.py
-        flags += " --xla_cpu_use_fusion_emitters=false"
-    virtual = {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    place: Any = {"cwd": Path(__file__).parents[1], "env": os.environ | virtual}
+    """The JSON lines of a process with so many devices."""
+    place: Any = {"cwd": Path(__file__).parents[1], "env": environment(devices)}
     command = [sys.executable, "-m", "tests.serving_meshes", *arguments]
     done = subprocess.run(command, **place, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,25 +15,28 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from tests.configs.tiny import TinyLog
+import train
+from tests.quick import environment
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "tests/configs/tiny.py"
 
 
+def words(folder: Path, run: str) -> list[str]:
+    """What `train.py` is told: the tiny config, and a run folder of that name."""
+    return [CONFIG, "--workdir", str(folder / run), "--source.folder", str(folder)]
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Any:
     """Starts `train.py` (or another program) on the tiny config in a run folder of that name."""
-    TinyLog(tmp_path).open()  # made here, not by two processes at once
-    environment = os.environ | {"STJAX_CACHE": str(tmp_path / "cache"), "JAX_PLATFORMS": "cpu"}
     processes = []
 
     def begin(run: str, *program: str) -> subprocess.Popen[str]:
-        options = ["--workdir", str(tmp_path / run), "--source.folder", str(tmp_path)]
         process = subprocess.Popen(
-            [sys.executable, *program, CONFIG, *options],
+            [sys.executable, *program, *words(tmp_path, run)],
             cwd=ROOT,
-            env=environment,
+            env=environment(STJAX_CACHE=str(tmp_path / "cache")),
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -69,8 +71,19 @@ def steps(run: Path) -> list[int]:
     return sorted(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdecimal())
 
 
-def test_three_times_killed_equals_never_killed(start: Any, tmp_path: Path) -> None:
-    never_killed = start("whole", "train.py")
+def test_three_times_killed_equals_never_killed(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What is never killed runs in the tests' own process, whose programs are the same (`tests.quick`)."""
+    monkeypatch.chdir(ROOT)
+
+    def run_here(run: str) -> str:
+        capsys.readouterr()
+        assert train.main(words(tmp_path, run)) == 0
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    run_here("whole")
     killed, whole = tmp_path / "killed", tmp_path / "whole"
 
     # From outside, at any moment after the first checkpoint.
@@ -97,10 +110,8 @@ def test_three_times_killed_equals_never_killed(start: Any, tmp_path: Path) -> N
     assert list((killed / "checkpoints").glob("60.orbax-checkpoint-tmp*"))
     assert steps(killed)[-1] == 55
 
-    output = finish(start("killed", "train.py"), 0)
-    assert "going on from step 55 of 78" in output
+    assert "going on from step 55 of 78" in run_here("killed")
 
-    finish(never_killed, 0)
     assert steps(killed) == steps(whole)
     for step in steps(whole):
         a, b = arrays(killed / "checkpoints" / str(step)), arrays(whole / "checkpoints" / str(step))
@@ -112,7 +123,7 @@ def test_three_times_killed_equals_never_killed(start: Any, tmp_path: Path) -> N
     assert results[0] | of_the_process == results[1] | of_the_process
 
     before = (killed / "result.json").stat().st_mtime_ns
-    output = finish(start("killed", "train.py"), 0)
+    output = run_here("killed")
     assert "is finished" in output
     assert "MRR" in output
     assert (killed / "result.json").stat().st_mtime_ns == before
