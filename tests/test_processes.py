@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import signal
 import socket
@@ -17,7 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import train
 from tests.configs.tiny import TinyLog
+from tests.quick import environment
 
 ROOT = Path(__file__).parents[1]
 CONFIG = "tests/configs/tiny.py"
@@ -77,11 +78,7 @@ def start(tmp_path: Path) -> Any:
         run: str, processes: int, devices: int, *options: str, told: Any = in_slurm, all_told: bool = False
     ) -> list[subprocess.Popen[str]]:
         port, group = free_port(), []
-        environment = os.environ | {
-            "STJAX_CACHE": str(tmp_path / "cache"),
-            "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        }
+        own = environment(devices, STJAX_CACHE=str(tmp_path / "cache"))
         for k in range(processes):
             where = ["--coordinator", f"127.0.0.1:{port}", "--processes", f"{processes}", "--process", "0"]
             found = k > 0 or all_told
@@ -90,9 +87,7 @@ def start(tmp_path: Path) -> Any:
             command += ["--source.folder", str(tmp_path), *options, *(where if processes > 1 else [])]
             with open(tmp_path / f"{run}-{processes}-{k}.log", "w") as log:
                 group.append(
-                    subprocess.Popen(
-                        command, cwd=ROOT, env=environment | job, stdout=log, stderr=log, text=True
-                    )
+                    subprocess.Popen(command, cwd=ROOT, env=own | job, stdout=log, stderr=log, text=True)
                 )
         running.extend(group)
         return group
@@ -114,7 +109,9 @@ def lines(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_are_killed_and_go_on_as_one(start: Any, tmp_path: Path) -> None:
+def test_two_processes_are_killed_and_go_on_as_one(
+    start: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mesh = ("--sharding.rows_multiple", "8")
     group = start("together", 2, 4, *mesh, "--sharding.model", "2")
     together = tmp_path / "together"
@@ -134,7 +131,9 @@ def test_two_processes_are_killed_and_go_on_as_one(start: Any, tmp_path: Path) -
     # Another mesh, another number of processes.
     output = finish(start("together", 1, 8, *mesh), tmp_path, "together")
     assert "going on from step" in output and "8 devices: data 8, model 1" in output
-    finish(start("alone", 1, 1, *mesh), tmp_path, "alone")
+    monkeypatch.chdir(ROOT)
+    alone = [CONFIG, "--workdir", str(tmp_path / "alone"), "--source.folder", str(tmp_path)]
+    assert train.main([*alone, *mesh]) == 0
 
     ours, theirs = lines(together), lines(tmp_path / "alone")
     assert [(a["kind"], a["step"]) for a in ours] == [(b["kind"], b["step"]) for b in theirs]
