@@ -14,7 +14,7 @@ def environment(devices: int = 1, **more: str) -> dict[str, str]:
         flags.append(f"--xla_force_host_platform_device_count={devices}")
     if "XLA_FLAGS" in os.environ:
         flags.append(os.environ["XLA_FLAGS"])
-    elif jax.__version_info__[:2] == (0, 10):
+    elif "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ and jax.__version_info__[:2] == (0, 10):
         flags.append("--xla_cpu_use_fusion_emitters=false")
     own = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} | os.environ
     return own | {"XLA_FLAGS": " ".join(flags)} | more
