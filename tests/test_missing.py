@@ -11,7 +11,7 @@ import pytest
 
 from stjax.events import FIRST, MISSING, UNSEEN
 from stjax.nn import GRU, ConcatFusion, ContextEmbed, ItemEmbed, Pointer, Recommender, Retrieval, SpaceEmbed
-from stjax.nn.missing import Hide, StandIns
+from stjax.nn.missing import Hide, HideIds, StandIns
 from tests.models import questions, random_batch, random_parameters, run, run_steps
 from tests.random_events import random_events
 from tests.strict import strict
@@ -112,6 +112,50 @@ def test_a_hidden_place_is_hidden_from_encoders_too() -> None:
     assert (np.asarray(jax.jit(jax.grad(loss))(missing)) == 0).all()
 
 
+def test_item_dropout_hides_an_item_wherever_it_occurs_in_a_sequence() -> None:
+    item = jnp.asarray(np.random.default_rng(0).integers(FIRST, 97, (211, 31)))
+    own, anonymous = jnp.ones((211, 31, 2)), jnp.zeros((211, 31, 2))
+    out = HideIds(0.7).apply({}, item, own, anonymous, rngs={"dropout": jax.random.key(1)})
+    hidden = np.asarray(out[..., 0]) == 0
+    np.testing.assert_array_equal(hidden, np.asarray(out[..., 1]) == 0)
+    assert abs(hidden.mean() - 0.7) < 0.02
+    fate = {}
+    for row in range(211):
+        for one, gone in zip(np.asarray(item[row]).tolist(), hidden[row].tolist(), strict=True):
+            assert fate.setdefault((row, one), gone) == gone
+    by_item = [[gone for (_, one), gone in fate.items() if one == k] for k in range(FIRST, 97)]
+    assert all(0 < np.mean(gone) < 1 for gone in by_item)  # no item has the same fate everywhere
+
+
+def test_without_a_row_of_its_own_an_item_is_as_one_that_training_has_not_seen() -> None:
+    _, catalogue = random_batch(B, L)
+    items = ItemEmbed(6)
+    variables = random_parameters(items, catalogue)
+    anonymous = items.apply(variables, catalogue, own=False)
+    table = variables["params"]["table"]
+    same = {"params": variables["params"] | {"table": jnp.broadcast_to(table[UNSEEN], table.shape)}}
+    np.testing.assert_allclose(anonymous, items.apply(same, catalogue), atol=1e-6)
+    assert np.abs(anonymous - items.apply(variables, catalogue)).max() > 0.1
+
+
+def test_item_dropout_changes_what_training_reads_and_no_answer() -> None:
+    batch, catalogue = random_batch(B, L)
+    plain, forgetful = build(), build(item_dropout=0.9)
+    variables = random_parameters(plain, batch, catalogue, method="loss")
+    key = {"dropout": jax.random.key(0)}
+    losses = [
+        [
+            float(model.apply(variables, batch, catalogue, train, method="loss", rngs=key)[0])
+            for train in (0, 1)
+        ]
+        for model in (plain.clone(dropout=0.0), forgetful.clone(dropout=0.0))
+    ]
+    assert losses[0][0] == losses[0][1] == losses[1][0] != losses[1][1]
+    history, query, _ = questions(batch.events, ())
+    asked = (variables, history, query, catalogue)
+    np.testing.assert_array_equal(*(run(model, *asked, method="scores") for model in (plain, forgetful)))
+
+
 @pytest.mark.parametrize(
     ("absent", "rate"),
     [
@@ -156,6 +200,7 @@ def test_impossible_settings_are_refused() -> None:
     batch, catalogue = random_batch(B, L)
     for options, message in (
         ({"hide": 1.0}, "hide=1.0 must be at least 0 and below 1"),
+        ({"item_dropout": 1.5}, "item_dropout=1.5 must be at least 0 and below 1"),
         ({"modality_dropout": -0.1}, "modality_dropout=-0.1 must be"),
         ({"absent": ("weather",)}, r"absent: \['weather'\] is not among the encoders \['context', 'space'\]"),
     ):

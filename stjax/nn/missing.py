@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from stjax.events import MISSING, UNSEEN, Events
+from stjax.ops import hashing
 
 
 class Hide(nn.Module):
@@ -22,7 +24,7 @@ class Hide(nn.Module):
 
     @nn.compact
     def __call__(self, events: Events, train: bool) -> Events:
-        _check("hide", self.rate)
+        check_rate("hide", self.rate)
         if not train or self.rate == 0:
             return events
         batch, shape = events.item.shape[0], events.item.shape
@@ -49,6 +51,27 @@ class Hide(nn.Module):
         )
 
 
+class HideIds(nn.Module):
+    """Item dropout: in training, some items of a sequence are anonymous wherever they occur in it.
+
+    What is read of them is what they would be without a row of their own, as an item that training has not
+    seen: their fields and place must answer (DropoutNet; Volkovs et al., NeurIPS 2017). So the model cannot
+    answer from what it has learnt by heart of the items of one user, which no later event can repeat.
+    rate: share of the items of each sequence, 0 <= rate < 1.
+    """
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, item: jax.Array, own: jax.Array, anonymous: jax.Array) -> jax.Array:
+        """item: (B, L) ids. own, anonymous: (B, L, D), the vectors with and without rows of their own."""
+        # By a hash of the id, so that all events of an item in a sequence share its fate.
+        words = jax.random.bits(self.make_rng("dropout"), (2, item.shape[0], 1), jnp.uint32)
+        drawn = hashing.mix(item.astype(jnp.uint32), *words)
+        hidden = drawn < np.uint32(round(self.rate * 2**32))
+        return jnp.where(hidden[..., None], anonymous, own)
+
+
 class StandIns(nn.Module):
     """Modality dropout (Neverova et al., ModDrop, 2016): a learned vector for each modality left out.
 
@@ -62,7 +85,7 @@ class StandIns(nn.Module):
         self, parts: Mapping[str, jax.Array], absent: Mapping[str, int], train: bool
     ) -> dict[str, jax.Array]:
         """parts: {name: (..., D_name)}. absent: widths of the modalities that are not in parts at all."""
-        _check("modality_dropout", self.rate)
+        check_rate("modality_dropout", self.rate)
         lead = parts["item"].shape[:-1]
         out = dict(parts)
         for name in sorted([*parts, *absent]):
@@ -82,6 +105,7 @@ class StandIns(nn.Module):
         return out
 
 
-def _check(name: str, rate: float) -> None:
+def check_rate(name: str, rate: float) -> None:
+    """Raises ValueError for a share that is not at least 0 and below 1."""
     if not 0 <= rate < 1:
         raise ValueError(f"{name}={rate} must be at least 0 and below 1")

@@ -24,7 +24,7 @@ from stjax.nn.dropout import Dropout
 from stjax.nn.fusion import ConcatFusion
 from stjax.nn.heads import Retrieval
 from stjax.nn.interest import GRU
-from stjax.nn.missing import Hide, StandIns
+from stjax.nn.missing import Hide, HideIds, StandIns, check_rate
 from stjax.nn.past import Moment, Past
 from stjax.nn.precision import Precision, check, compute, in_precision
 from stjax.nn.ranking import Memory, Ranking, Task
@@ -68,6 +68,8 @@ class Recommender(nn.Module):
     dropout: of fused events, in training.
     hide: share of the values of events (item, place, fields) that training hides from the encoders, so that
       missing and unseen values have learned embeddings where the log has none or few.
+    item_dropout: share of the items of each sequence that training reads without a row of their own, as if it
+      had not seen them, wherever they occur in it (`HideIds`). The candidates of the answer keep theirs.
     modality_dropout: share of (sequence, modality) pairs that training leaves out; what stands in is learned.
     absent: encoders to do without, at serving time: `model.clone(absent=("space",))` has the same
       parameters and never runs that encoder. Without modality dropout in training, zeros stand in. What else
@@ -89,6 +91,7 @@ class Recommender(nn.Module):
     leave_one_out: bool = False
     dropout: float = 0.1
     hide: float = 0.0
+    item_dropout: float = 0.0
     modality_dropout: float = 0.0
     absent: tuple[str, ...] = ()
     precision: Precision = "float32"
@@ -116,6 +119,8 @@ class Recommender(nn.Module):
             self._check_others()
         self.drop = Dropout(self.dropout)
         self.hidden = Hide(self.hide)
+        check_rate("item_dropout", self.item_dropout)
+        self.hidden_ids = HideIds(self.item_dropout)
         self.stand_ins = StandIns(self.modality_dropout)
 
     def _check_others(self) -> None:
@@ -352,11 +357,14 @@ class Recommender(nn.Module):
         self, events: Events, table: jax.Array, catalogue: Catalogue, train: bool, others: bool = False
     ) -> tuple[jax.Array, jax.Array]:
         events = self.hidden(events, train)
+        item = table[events.item]
+        if train and self.item_dropout > 0:
+            item = self.hidden_ids(events.item, item, self.items(catalogue, own=False)[events.item])
         if train and self.hide > 0:
             # The events are located: an encoder must not look a hidden place up again.
             nowhere = jnp.full_like(catalogue.place, jnp.nan)
             catalogue = dataclasses.replace(catalogue, place=nowhere)
-        parts = {"item": table[events.item]}
+        parts = {"item": item}
         for name, encoder in self._present():
             parts[name] = encoder(events, catalogue)
         x = self.fusion(self._stand_in(parts, train), events)

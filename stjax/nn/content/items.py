@@ -38,8 +38,8 @@ class ItemEmbed(nn.Module):
         check_counts(self, "features")
 
     @nn.compact
-    def __call__(self, catalogue: Catalogue) -> jax.Array:
-        """The vectors of all items: (V, D)."""
+    def __call__(self, catalogue: Catalogue, own: bool = True) -> jax.Array:
+        """The vectors of all items: (V, D). own: False for what they would be without a row of their own."""
         schema = catalogue.schema
         if self.compression == "none":
             table = self.param("table", vocabulary_init, (schema.item_rows, self.features))[: schema.items]
@@ -48,6 +48,8 @@ class ItemEmbed(nn.Module):
             nn.share_scope(self, shared)
             ids = catalogue.item_ids
             table = shared(jnp.arange(schema.items), schema.items) if ids is None else shared(ids, 0)
+        if not own:
+            table = jnp.broadcast_to(table[UNSEEN], table.shape)
         if more := catalogue.place.shape[0] - schema.items:
             unseen = jnp.broadcast_to(table[UNSEEN], (more, self.features))
             table = jnp.concatenate([table, unseen])
