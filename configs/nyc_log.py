@@ -17,6 +17,6 @@ experiment = dataclasses.replace(
     one,
     name="nyc_log",
     source=FoursquareNYC(alone=True),
-    model=one.model.clone(dropout=0.15, head=one.model.head.clone(dropout=0.05)),
+    model=one.model.clone(item_dropout=0.0, dropout=0.15, head=one.model.head.clone(dropout=0.05)),
     training=dataclasses.replace(one.training, epochs=4),
 )
