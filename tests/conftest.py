@@ -12,8 +12,8 @@ settings.register_profile("stjax", deadline=None, derandomize=True)
 settings.load_profile("stjax")
 
 # Tests compile for seconds what then runs for milliseconds: let LLVM do less, and let loops be emitted in the
-# older way, which takes a third of the time. Processes that tests start are told so by `tests.quick`. As usual
-# everything is compiled with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
+# older way, which takes a third of the time. Processes that tests start are told so by `tests.quick`. All is
+# compiled as usual with JAX_DISABLE_MOST_OPTIMIZATIONS=0.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
     # A flag that XLA does not know ends the process: only where it is known, and none of the user's own.
