@@ -31,11 +31,11 @@ experiment = Experiment(
     source=FoursquareNYC(),
     protocol=TrajectoryLast(),
     model=Recommender(
-        items=ItemEmbed(64),
+        items=ItemEmbed(128),
         encoders={"time": TimeEmbed(), "space": SpaceEmbed()},
-        fusion=ConcatFusion(64),
+        fusion=ConcatFusion(128),
         interest=GRU(),
-        head=Retrieval(pointer=Pointer(window=LENGTH), distance=Distance(knots=(0.1, 0.5, 2.0, 8.0))),
+        head=Retrieval(pointer=Pointer(128, window=LENGTH), distance=Distance(knots=(0.1, 0.5, 2.0, 8.0))),
         item_dropout=0.9,  # most places are of one user, whose ways are else learnt by heart
     ),
     batching=Batching(length=LENGTH, overlap=64, batch_size=8, buckets=BUCKETS),

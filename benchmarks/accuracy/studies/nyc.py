@@ -15,11 +15,13 @@ from benchmarks.accuracy.studies._vary import (
 from stjax.nn import (
     Auxiliary,
     CellEmbed,
+    ConcatFusion,
     DecayedCounts,
     Distance,
     HomeEmbed,
     ItemEmbed,
     MovementEmbed,
+    Pointer,
     ProfileEmbed,
     RhythmEmbed,
     Time2Vec,
@@ -29,7 +31,9 @@ from stjax.nn import (
 from stjax.training import Training
 
 # The config as it was when the rows were made.
-base = replace(model(head(config("nyc"), distance=None), item_dropout=0.0), training=Training(epochs=6))
+base = head(config("nyc"), pointer=Pointer(window=512), distance=None)
+base = model(base, items=ItemEmbed(64), fusion=ConcatFusion(64), item_dropout=0.0)
+base = replace(base, training=Training(epochs=6))
 
 rows = {
     "configs/nyc.py without distance": base,
