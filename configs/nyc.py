@@ -31,25 +31,23 @@ experiment = Experiment(
     source=FoursquareNYC(),
     protocol=TrajectoryLast(),
     model=Recommender(
-        items=ItemEmbed(128),
+        items=ItemEmbed(64),
         encoders={"time": TimeEmbed(), "space": SpaceEmbed()},
-        fusion=ConcatFusion(128),
+        fusion=ConcatFusion(64),
         interest=GRU(),
-        head=Retrieval(pointer=Pointer(128, window=LENGTH), distance=Distance(knots=(0.1, 0.5, 2.0, 8.0))),
-        item_dropout=0.9,  # most places are of one user, whose ways are else learnt by heart
+        head=Retrieval(pointer=Pointer(window=LENGTH), distance=Distance(knots=(0.1, 0.5, 2.0, 8.0))),
     ),
     batching=Batching(length=LENGTH, overlap=64, batch_size=8, buckets=BUCKETS),
     optimizer=Optimizer(learning_rate=2e-3, warmup_steps=50, b2=0.98),
-    training=Training(epochs=10),
+    training=Training(epochs=6),
     evaluation=Evaluation(length=LENGTH, buckets=BUCKETS, block=128),
     baselines=(PopularHere(),),
 )
 
 space = {
-    "training.epochs": Choice(6, 8, 10),
+    "training.epochs": Choice(3, 4, 6),
     "optimizer.learning_rate": Log(1e-3, 5e-3),
     "batching.batch_size": Choice(4, 8, 16),
-    "model.item_dropout": Uniform(0.0, 0.95),
     "model.dropout": Uniform(0.0, 0.4),
     "model.head.dropout": Uniform(0.0, 0.4),
 }

@@ -10,7 +10,6 @@ import dataclasses
 from pathlib import Path
 
 from stjax.data.sources import FoursquareNYC
-from stjax.nn import ConcatFusion, ItemEmbed, Pointer
 from stjax.training import load_config
 
 one = load_config(Path(__file__).with_name("nyc.py"))
@@ -18,12 +17,6 @@ experiment = dataclasses.replace(
     one,
     name="nyc_log",
     source=FoursquareNYC(alone=True),
-    model=one.model.clone(
-        items=ItemEmbed(64),
-        fusion=ConcatFusion(64),
-        head=one.model.head.clone(pointer=Pointer(window=512), dropout=0.05),
-        item_dropout=0.0,
-        dropout=0.15,
-    ),
+    model=one.model.clone(dropout=0.15, head=one.model.head.clone(dropout=0.05)),
     training=dataclasses.replace(one.training, epochs=4),
 )

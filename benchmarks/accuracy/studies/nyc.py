@@ -1,8 +1,6 @@
-"""Foursquare NYC: one ingredient removed, added or replaced in configs/nyc.py of before."""
+"""Foursquare NYC: one ingredient removed, added or replaced in configs/nyc.py."""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 from benchmarks.accuracy.studies._vary import (
     config,
@@ -15,25 +13,19 @@ from benchmarks.accuracy.studies._vary import (
 from stjax.nn import (
     Auxiliary,
     CellEmbed,
-    ConcatFusion,
     DecayedCounts,
     Distance,
     HomeEmbed,
     ItemEmbed,
     MovementEmbed,
-    Pointer,
     ProfileEmbed,
     RhythmEmbed,
     Time2Vec,
     UserEmbed,
     WindowCounts,
 )
-from stjax.training import Training
 
-# The config as it was when the rows were made.
-base = head(config("nyc"), pointer=Pointer(window=512), distance=None)
-base = model(base, items=ItemEmbed(64), fusion=ConcatFusion(64), item_dropout=0.0)
-base = replace(base, training=Training(epochs=6))
+base = head(config("nyc"), distance=None)
 
 rows = {
     "configs/nyc.py without distance": base,
