@@ -45,46 +45,53 @@ PROTOCOLS = [LeaveOneOut(), GlobalTemporal(0.3, 0.2), RandomSplit(0.3, 0.2), Tra
 def test_the_test_part_stays_what_it_is(tmp_path: Path, protocol: Any, seed: int) -> None:
     store, _, order = open_log(tmp_path, log := random_log(seed))
     split = protocol(store)
-    refit = split.through(VALID)
+    refit = split.through(VALID, store)
     np.testing.assert_array_equal(refit.targets(TEST), split.targets(TEST))
     trains, trained = refit.label == TRAIN, split.label == TRAIN
-    assert (trains >= trained).all() and trains[split.label == VALID].all()
+    item = np.asarray(store.columns["item"])
+    known = np.isin(item, item[trained])
+    assert (trains >= trained).all() and (trains == known)[split.label == VALID].all()
     assert not (refit.label == VALID).any() and refit.parts == {TEST: "test"}
     times = np.asarray(log["times"])[order]
     if isinstance(protocol, GlobalTemporal) and (split.label == TEST).any():
         tested = times[split.label == TEST].min()
-        np.testing.assert_array_equal(trains, times < tested)  # first events of users too
+        np.testing.assert_array_equal(trains, (times < tested) & known)  # first events of users too
     if isinstance(protocol, TrajectoryLast):  # all of the part's rows, not its targets alone
         words = np.asarray(log["split"], object)[order]
-        np.testing.assert_array_equal(trains, (words == "train") | (words == "val"))
+        np.testing.assert_array_equal(trains, known & ((words == "train") | (words == "val")))
     assert refit.notes["train_rows"] == trains.sum() and refit.notes["valid_targets"] == 0
-    assert (split.through(TEST).label == TRAIN).all() and split.through(TEST).parts == {}
+    assert (split.through(TEST, store).label == TRAIN).all() and split.through(TEST, store).parts == {}
 
 
 def test_trips_that_end_within_the_test_part_do_not_train_past_its_beginning(tmp_path: Path) -> None:
     trips = ["a"] * 3 + ["b"] * 3 + ["c"] * 3 + [None, None]
     times = [0, 1, 2, 10, 11, 21, 20, 22, 23, 12, 24]
     users = ["u"] * 3 + ["v"] * 3 + ["w"] * 5
-    store = make_store(tmp_path / "s", users, range(11), times, meta={"trip": trips})
+    items = [0, 1, 2, 0, 1, 2, *range(6, 11)]
+    store = make_store(tmp_path / "s", users, items, times, meta={"trip": trips})
     split = NextInTrip(valid=1 / 3, test=1 / 3)(store)
     H, T, V, E = HISTORY, TRAIN, VALID, TEST
     time = np.asarray(store.columns["time"])
     by_time = dict(zip(time.tolist(), split.label.tolist(), strict=True))
     expected = {0: T, 1: T, 2: T, 10: H, 11: V, 21: H, 20: H, 22: E, 23: E, 12: H, 24: H}
     assert by_time == expected
-    refit = dict(zip(time.tolist(), split.through(VALID).label.tolist(), strict=True))
+    refit = dict(zip(time.tolist(), split.through(VALID, store).label.tolist(), strict=True))
     assert refit == expected | {10: T, 11: T}
 
 
-def test_what_validation_alone_has_becomes_known_and_its_part_has_no_targets(tmp_path: Path) -> None:
-    users, items = ["u"] * 5 + ["v"] * 5, ["a", "b", "c", "d", "e", "a", "b", "c", "f", "g"]
+def test_candidates_stay_those_of_training_and_the_part_has_no_targets(tmp_path: Path) -> None:
+    users, items = ["u"] * 5 + ["v"] * 5, ["a", "b", "c", "d", "e", "a", "b", "c", "a", "b"]
     store = make_store(tmp_path / "s", users, items, [0, 1, 2, 7, 9, 3, 4, 5, 8, 10])
     split = LeaveOneOut()(store)
-    before, after = Dataset(store, split), Dataset(store, split.through(VALID))
-    assert after.schema.items == before.schema.items + 2  # d and f
+    before, after = Dataset(store, split), Dataset(store, split.through(VALID, store))
+    assert after.split.label.tolist() == [TRAIN] * 3 + [HISTORY, TEST] + [TRAIN] * 4 + [TEST]
+    np.testing.assert_array_equal(after.remap["item"], before.remap["item"])
+    np.testing.assert_array_equal(after.targets(TEST), before.targets(TEST))
     assert after.fingerprint != before.fingerprint
     with pytest.raises(ProtocolError, match="the valid part trains"):
         after.targets(VALID)
+    whole = Dataset(store, split.through(TEST, store))
+    assert whole.schema.items == before.schema.items + 2 and len(whole.train_rows) == 10
 
 
 @pytest.fixture

@@ -59,9 +59,8 @@ LOG = (
 )
 REFIT = (
     "`training.refit validation` trains again on the validation part too, for so many epochs as were best"
-    " without, and tests once. So parameters, counts and vocabularies are of the first 90% of the published"
-    " split, not of the first 80% as in what is published; targets are the same 1,433, candidates 5,071, not"
-    " 4,980"
+    " without, and tests once. So parameters and counts are of the first 90% of the published split, not of"
+    " the first 80% as in what is published; targets and candidates are the same 1,433 and 4,980"
 )
 OF_SPLIT = {
     "nyc": Row(
@@ -98,8 +97,8 @@ OF_LOG["nyc_log"] = replace(
 OF_REFIT = {
     "nyc_refit": replace(
         OF_SPLIT["nyc"],
-        data="Foursquare NYC, last of trajectory, all earlier history, four models trained through the"
-        " validation part, target's time not read",
+        data="Foursquare NYC, last of trajectory, all earlier history, trained through the validation"
+        " part, target's time not read",
         remark=f"the rows named nyc_refit: {REFIT}",
     ),
     "nyc_refit_time": replace(OF_SPLIT["nyc_time"], remark=""),

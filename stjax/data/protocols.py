@@ -89,17 +89,19 @@ class Split:
         """Rows of one part (VALID or TEST), int64, in the store's order."""
         return np.flatnonzero(self.label == part)
 
-    def through(self, last: int) -> Split:
+    def through(self, last: int, store: EventStore) -> Split:
         """The split for training again once validation has done its work.
 
-        last: VALID, all rows of training and validation are TRAIN, whether they were targets or not, and the
-        targets of TEST stay what they are; TEST, every row is TRAIN.
+        last: VALID, the rows of validation are TRAIN, whether they were targets or not; but those of items
+        that training has not are HISTORY, so that the targets of TEST and their candidates are the same as
+        before. TEST: every row is TRAIN.
         """
         if last == TEST:
             label = np.full_like(self.label, TRAIN)
         else:
-            part = self.label if self.part is None else self.part
-            label = np.where(part == last, TRAIN, self.label).astype(np.int8)
+            part, item = self.label if self.part is None else self.part, np.asarray(store.columns["item"])
+            known = _occurs(item[self.label == TRAIN], store.schema.items)[item]
+            label = np.where(part == last, np.where(known, TRAIN, HISTORY), self.label).astype(np.int8)
         name = f"{self.name}, trained through {PARTS[last]}"
         return replace(self, label=label, name=name, refit=last, notes={**self.notes, **_sizes(label)})
 

@@ -139,7 +139,7 @@ def open_dataset(experiment: Experiment) -> Dataset:
     store = experiment.source.open()
     split = experiment.protocol(store)
     if (last := experiment.training.refit) != "none":
-        split = split.through({"validation": VALID, "test": TEST}[last])
+        split = split.through({"validation": VALID, "test": TEST}[last], store)
     dataset = Dataset(store, split, experiment.sharding.rows_multiple)
     check_query(experiment.model, dataset)
     for part, word in split.parts.items():
