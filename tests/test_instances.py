@@ -15,7 +15,7 @@ from rich.console import Console
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import TEST, VALID, ProtocolError, RandomSplit
 from stjax.data.store import EventStore
-from stjax.errors import ConfigError
+from stjax.errors import ConfigError, UserError
 from stjax.evaluation.instances import evaluate_instances, negatives, paired_instances
 from stjax.events import FIRST, Events, Query
 from stjax.nn import Choice, ConcatFusion, ItemEmbed, Mean, Ranking, Recommender, Retrieval
@@ -140,6 +140,15 @@ def test_errors_and_paired_differences_are_over_users(dataset: Dataset) -> None:
         assert (same.mean, same.standard_error) == (0.0, 0.0)
     with pytest.raises(ValueError, match="not the same instances"):
         paired_instances(reports[0], evaluate_instances(good, dataset, VALID, count=2), "AUC")
+    with pytest.raises(ValueError, match="not the same instances"):
+        paired_instances(reports[0], evaluate_instances(good, dataset, TEST, count=2, seed=1), "AUC")
+
+
+def test_nan_scores_are_refused(dataset: Dataset) -> None:
+    scores = np.ones(dataset.schema.items, "f4")
+    scores[dataset.items(dataset.targets(VALID))[0]] = np.nan  # would sort above all else
+    with pytest.raises(UserError, match=r"popular gave NaN scores for \d+ of \d+ targets"):
+        evaluate_instances(Popular(scores), dataset, VALID, count=2)
 
 
 def test_a_report_is_json(dataset: Dataset) -> None:

@@ -64,7 +64,8 @@ def evaluate(
 
     def collect(question: Question, rank: Any) -> None:
         real = question.real
-        ranks.append(_checked(fetched(rank)[real], question.row[real], name))
+        ranks.append(fetched(rank)[real])
+        no_nan(ranks[-1] == 0, question.row[real], name)
         if progress is not None:
             progress(done, total)
 
@@ -133,10 +134,10 @@ def _seen_width(dataset: Dataset, rows: np.ndarray) -> int:
     return min(int(dataset.history(rows).count.max()), dataset.schema.items)
 
 
-def _checked(rank: np.ndarray, rows: np.ndarray, name: str) -> np.ndarray:
-    if (bad := rank == 0).any():
+def no_nan(bad: np.ndarray, rows: np.ndarray, name: str) -> None:
+    """Raise UserError where any target of a block, of the store's `rows`, has a score that is NaN."""
+    if bad.any():
         raise UserError(
-            f"{name} gave NaN scores for {int(bad.sum())} of {len(rank)} targets of a block "
+            f"{name} gave NaN scores for {int(bad.sum())} of {len(bad)} targets of a block "
             f"(store rows {rows[bad][:5].tolist()}): look for NaN inputs or a diverged model"
         )
-    return rank

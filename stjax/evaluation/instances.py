@@ -14,7 +14,7 @@ import numpy as np
 
 from stjax.data.dataset import Dataset
 from stjax.data.protocols import PARTS, ProtocolError
-from stjax.evaluation.evaluate import fetched
+from stjax.evaluation.evaluate import fetched, no_nan
 from stjax.evaluation.scored import Difference, Scored
 from stjax.events import FIRST, Query
 from stjax.metrics import auc, bootstrap_means, log_loss, mean_and_error
@@ -53,12 +53,14 @@ class InstanceReport(Scored):
     """Scores of targets and of their negatives, with what the numbers mean.
 
     logit: float64 (N, 1 + K), of the target and of K negatives. probabilities: whether the scores are logits;
-    if not, only their order counts, and there is no log loss. The other fields are those of `Scored`.
+    if not, only their order counts, and there is no log loss. seed: of the negatives. The other
+    fields are those of `Scored`.
     """
 
     logit: np.ndarray
     probabilities: bool = True
     filter_seen: bool = False
+    seed: int = 0
 
     @property
     def title(self) -> str:
@@ -122,9 +124,8 @@ def paired_instances(a: InstanceReport, b: InstanceReport, name: str) -> Differe
 
     Raises ValueError where the instances are not the same.
     """
-    if (a.protocol, a.part, a.logit.shape) != (b.protocol, b.part, b.logit.shape) or not np.array_equal(
-        a.row, b.row
-    ):
+    tasks = [(r.protocol, r.part, r.candidates, r.seed, r.logit.shape) for r in (a, b)]
+    if tasks[0] != tasks[1] or not np.array_equal(a.row, b.row):
         raise ValueError(f"not the same instances: {a.label} on {a.title}; {b.label} on {b.title}")
     mean = a.mean(name) - b.mean(name)
     if a.users < 2:
@@ -150,12 +151,13 @@ def evaluate_instances(
 
     scorer: as for `evaluate`. One with a method `rank(history, query, candidates) -> (B, 1 + K)` gives
     logits; of any other the scores of the whole catalogue are taken, of which only the order counts.
+    Raises UserError where a score is NaN.
     """
     rows = dataset.targets(part)
     candidates = np.concatenate(
         [dataset.items(rows)[:, None], negatives(dataset, rows, count, seed)], axis=1
     ).astype(np.int32)
-    rank = getattr(scorer, "rank", None)
+    name, rank = getattr(scorer, "name", type(scorer).__name__), getattr(scorer, "rank", None)
     found, scores = [], []
     for question in dataset.questions(part, length, block, limit, buckets):
         mine = candidates[np.searchsorted(rows, question.row)]
@@ -167,10 +169,11 @@ def evaluate_instances(
             score = np.take_along_axis(whole, mine, axis=1)
         scores.append(score[question.real])
         found.append(question.row[question.real])
+        no_nan(np.isnan(scores[-1]).any(axis=1), found[-1], name)
     row = np.concatenate(found)
     order = np.argsort(row)
     return InstanceReport(
-        name=getattr(scorer, "name", type(scorer).__name__),
+        name=name,
         known=tuple(scorer.known),
         protocol=dataset.split.name,
         part=PARTS[part],
@@ -179,4 +182,5 @@ def evaluate_instances(
         row=row[order],
         user=dataset.store.user_of(row[order]),
         probabilities=rank is not None,
+        seed=seed,
     )
