@@ -215,6 +215,24 @@ def test_impossible_coordinates_are_counted_repairs(tmp_path):
     assert store.quality["missing"]["events"]["place"] == pytest.approx(7 / 9)
 
 
+def test_what_means_missing_does_so_in_columns_of_numbers_as_in_text(tmp_path):
+    typed = log(
+        time=[-1, 5, 6, 7], lat=[1.0, 0.0, 40.5, None], lon=[1.0, 0.0, -74.0, 3.0], hours=[0, 60, -1, 0]
+    )
+    columns = LogColumns(
+        latitude="lat",
+        longitude="lon",
+        utc_offset="hours",
+        utc_offset_unit="minutes",
+        missing=("none", "-1", "0.0"),
+    )
+    text = prepare(typed.cast(pl.String), columns, tmp_path / "text")
+    assert (
+        text.quality["dropped"]["missing time"] == 1 and text.quality["missing"]["events"]["place"] == 2 / 3
+    )
+    assert prepare(typed, columns, tmp_path / "typed").fingerprint == text.fingerprint
+
+
 def test_numbers_that_float32_cannot_hold(tmp_path):
     store = prepare(log(price=["1e39", "-inf", "2"]), LogColumns(numeric=("price",)), tmp_path / "out")
     assert store.quality["repaired"] == {"price: not a number": 2}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import polars as pl
 
@@ -23,7 +25,7 @@ def raw_fields(schema: pl.Schema, columns: LogColumns) -> dict[str, pl.Expr]:
 def checked_fields(columns: LogColumns) -> dict[str, pl.Expr]:
     """Second step: values that can be used, and what was repaired."""
     out = {f"field {name}": pl.col(f"field {name}") for name in columns.texts + columns.vectors}
-    same = [number for number in map(_as_number, columns.missing) if number is not None]
+    same = _as_numbers(columns.missing)
     for name in columns.numbers:
         key = f"field {name}"
         has = pl.col(f"has {key}") & ~pl.col(key).is_in(same).fill_null(False)
@@ -87,7 +89,12 @@ def number(name: str, schema: pl.Schema) -> pl.Expr:
 
 
 def given(name: str, schema: pl.Schema, missing: tuple[str, ...]) -> pl.Expr:
-    """Whether anything was written. A NaN was: it is counted, not taken for silence."""
+    """Whether anything was written. A NaN was: it is counted, not taken for silence.
+
+    missing: texts that mean nothing was; columns of numbers compare them as numbers.
+    """
+    if schema[name].is_numeric():
+        return (~pl.col(name).cast(pl.Float64).is_in(_as_numbers(missing))).fill_null(False)
     if schema[name] != pl.String:
         return pl.col(name).is_not_null()
     return (~pl.col(name).str.strip_chars().is_in(["", *missing])).fill_null(False)
@@ -136,8 +143,10 @@ def _vectors(name: str, lists: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     return out, lists.is_not_null().to_numpy() & np.isnan(out[:, 0])
 
 
-def _as_number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
+def _as_numbers(texts: tuple[str, ...]) -> list[float]:
+    """Those that are numbers."""
+    found = []
+    for text in texts:
+        with contextlib.suppress(ValueError):
+            found.append(float(text))
+    return found

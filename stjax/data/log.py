@@ -80,8 +80,8 @@ class LogColumns:
     meta: tuple[str, ...] = ()
     """Text columns that protocols read and models never see."""
     missing: tuple[str, ...] = ()
-    """Texts that mean missing in any column, beside the empty text. Numeric fields compare them as numbers,
-    so that "-1" covers -1.0."""
+    """Texts that mean missing in any column, beside the empty text. Numeric fields, and columns that are
+    numbers in the file, compare them as numbers, so that "-1" covers -1.0."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

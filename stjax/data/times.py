@@ -7,6 +7,7 @@ from typing import Literal
 
 import polars as pl
 
+from stjax.data.fields import given
 from stjax.data.log import LogColumns, LogError
 
 _ISO = (
@@ -46,10 +47,8 @@ def time_form(log: pl.LazyFrame, columns: LogColumns) -> TimeForm:
     if dtype != pl.String and columns.time_format == "iso":
         raise LogError(f"time column {name!r} is {dtype}, but time_format 'iso' needs text")
 
-    given = pl.col(name).is_not_null()
-    if dtype == pl.String:
-        given &= ~pl.col(name).str.strip_chars().is_in(["", *columns.missing])
-    sample = log.select(name).filter(given).head(10_000).collect(engine="streaming").to_series()
+    written = given(name, log.collect_schema(), columns.missing)
+    sample = log.select(name).filter(written).head(10_000).collect(engine="streaming").to_series()
     numbers = sample.cast(pl.Float64, strict=False).drop_nulls()
     if dtype != pl.String or (columns.time_format == "auto" and 2 * len(numbers) > len(sample)):
         if columns.time_format == "auto" and _are_days(numbers):
