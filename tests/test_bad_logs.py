@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -317,7 +318,7 @@ def test_a_store_that_a_killed_writer_had_moved_aside_comes_back(tmp_path, monke
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(np, "save", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StoreError, match="No space left"):
         prepare(log(time=[3]), LogColumns(), tmp_path / "store", overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert EventStore.open(tmp_path / "store").fingerprint == first.fingerprint
@@ -328,6 +329,21 @@ def test_the_partial_folder_of_a_living_process_is_left_alone(tmp_path):
     living.mkdir()
     prepare(log(time=[1]), LogColumns(), tmp_path / "out")
     assert living.is_dir()
+
+
+def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"file/out cannot be written: .*choose another folder"):
+        prepare(log(time=[1]), LogColumns(), tmp_path / "file" / "out")
+
+
+def test_threads_that_write_one_store_do_not_mix_it(tmp_path):
+    def write(_: int) -> str:
+        return prepare(log(time=[1, 2]), LogColumns(), tmp_path / "out", overwrite=True).fingerprint
+
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(write, range(8)))) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_full_disk(tmp_path, monkeypatch, capsys):

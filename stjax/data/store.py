@@ -21,6 +21,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 FORMAT = 2
+_LOCK = threading.Lock()
 
 
 class StoreError(UserError):
@@ -133,41 +135,42 @@ def write_store(
 ) -> EventStore:
     """Write a store atomically and open it.
 
-    Raises StoreError where `path` exists and `overwrite` is False. An existing folder that is not a store
-    is never overwritten.
+    Raises StoreError where `path` exists and `overwrite` is False, or cannot be written. An existing folder
+    that is not a store is never overwritten.
     """
     import polars as pl
 
-    path = check_target(path, overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _clear_dead(path)
-    partial = path.parent / f".{path.name}.partial-{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        digest = hashlib.sha256()
-        _save(partial, "offsets", offsets.astype(np.int64), digest)
-        for folder, arrays in (("columns", columns), ("items", items), ("users", users)):
-            for name in sorted(arrays):
-                _save(partial / folder, name, arrays[name], digest)
-        (partial / "vocabulary").mkdir()
-        for name in sorted(vocabulary):
-            frame = pl.DataFrame({"value": vocabulary[name].cast(pl.String)})
-            frame.write_parquet(partial / "vocabulary" / f"{name}.parquet")
-            digest.update("\0".join([name, *frame["value"]]).encode())
-        (partial / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
-        about = {
-            "format": FORMAT,
-            "fingerprint": digest.hexdigest()[:16],
-            "schema": dataclasses.asdict(schema),
-        }
-        (partial / "schema.json").write_text(json.dumps(about, indent=1) + "\n")
-        old = path.parent / f".{path.name}.old-{os.getpid()}"
-        if check_target(path, overwrite).exists():  # again: another writer may have been faster
-            path.rename(old)
-        partial.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
+    with _writing(path):
+        path = check_target(path, overwrite)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_dead(path)
+        partial = path.parent / f".{path.name}.partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
+        try:
+            digest = hashlib.sha256()
+            _save(partial, "offsets", offsets.astype(np.int64), digest)
+            for folder, arrays in (("columns", columns), ("items", items), ("users", users)):
+                for name in sorted(arrays):
+                    _save(partial / folder, name, arrays[name], digest)
+            (partial / "vocabulary").mkdir()
+            for name in sorted(vocabulary):
+                frame = pl.DataFrame({"value": vocabulary[name].cast(pl.String)})
+                frame.write_parquet(partial / "vocabulary" / f"{name}.parquet")
+                digest.update("\0".join([name, *frame["value"]]).encode())
+            (partial / "quality.json").write_text(json.dumps(quality, indent=1) + "\n")
+            about = {
+                "format": FORMAT,
+                "fingerprint": digest.hexdigest()[:16],
+                "schema": dataclasses.asdict(schema),
+            }
+            (partial / "schema.json").write_text(json.dumps(about, indent=1) + "\n")
+            old = path.parent / f".{path.name}.old-{os.getpid()}"
+            if check_target(path, overwrite).exists():  # again: another writer may have been faster
+                path.rename(old)
+            partial.rename(path)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return EventStore.open(path)
 
 
@@ -196,6 +199,20 @@ def _clear_dead(path: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
             except PermissionError:
                 continue  # another user's process: alive
+
+
+@contextlib.contextmanager
+def _writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """One writer of this process at a time, for its folders have the process's number; StoreError where the
+    file system refuses."""
+    with _LOCK:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"{path} cannot be written: {error.strerror or error}; make room or give access there, or"
+                " choose another folder (STJAX_CACHE, for the stores of sources)"
+            ) from error
 
 
 @contextlib.contextmanager
