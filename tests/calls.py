@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from starlette.testclient import TestClient
 from examples.service.app import make_app
 from stjax.serving import Engine
 from tests.counting_service import city
+from tests.quick import environment
 
 T = 1_000_000
 
@@ -39,8 +39,7 @@ def served(engine: Engine, **options: Any) -> TestClient:
 def start(folder: Path) -> tuple[subprocess.Popen[str], int]:
     """The service in a process of its own, and its port."""
     command = [sys.executable, "-m", "tests.counting_service", str(folder)]
-    fast = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # as in the tests' own process
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=fast)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdout is not None
     address = process.stdout.readline()
     assert address.startswith("http://127.0.0.1:"), address

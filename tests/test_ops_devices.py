@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from functools import partial
@@ -16,10 +15,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from stjax.ops import devices, losses, softmax
 from stjax.ops.devices import by_rows, sharing, within
+from tests.quick import environment
 
 ROOT = Path(__file__).parents[1]
-VIRTUAL = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
-VIRTUAL["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 
 def mesh_of(axis: AxisType, count: int, name: str = devices.DATA) -> jax.sharding.Mesh:
@@ -88,13 +86,10 @@ def check_losses_on_two() -> None:
     assert "length=7" not in fewer
 
 
-@pytest.mark.parametrize("check", ["check_kernel_on_two", "check_losses_on_two"])
-def test_two_devices_give_what_one_gives(check: str) -> None:
-    code = f"from tests.test_ops_devices import {check}; {check}()"
-    environment = os.environ | VIRTUAL
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+def test_two_devices_give_what_one_gives() -> None:
+    code = "from tests import test_ops_devices as own; own.check_kernel_on_two(); own.check_losses_on_two()"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, env=environment(2), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

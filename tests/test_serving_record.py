@@ -19,6 +19,7 @@ from stjax.serving import Event, Item, Request
 from stjax.serving.journal import JournalError
 from stjax.serving.snapshots import SnapshotError, Snapshots
 from tests.counting import counting, counts, expected, last, stream
+from tests.quick import environment
 from tests.serving import ALL, START, assert_equal, parts, plain, request, start
 from tests.serving import stream as rich_stream
 
@@ -166,13 +167,11 @@ def test_who_saves_waits_for_who_is_at_it(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_it_may_be_killed_at_any_moment(tmp_path: Path) -> None:
-    acknowledged, environment = 0, os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    acknowledged, own = 0, environment(PYTHONPATH=str(ROOT))
     random = np.random.default_rng(5)
     for _ in range(6):
         command = [sys.executable, "-m", "tests.counting", str(tmp_path)]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=own) as process:
             assert process.stdout is not None
             began = int(process.stdout.readline())
             assert began >= acknowledged

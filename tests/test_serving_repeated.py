@@ -20,6 +20,7 @@ from stjax.serving.journal import JournalError
 from stjax.serving.snapshots import Snapshots
 from stjax.serving.users import Users
 from tests.counting import counting, counts, expected, named, stream
+from tests.quick import environment
 
 ROOT = Path(__file__).parents[1]
 WHO = [f"u{k}" for k in range(7)]
@@ -104,14 +105,12 @@ def test_events_that_were_not_accepted_may_be_sent_again(tmp_path: Path, monkeyp
 
 def test_a_killed_engine_reads_what_is_sent_again_once(tmp_path: Path) -> None:
     """Its client sends all again from somewhat before the last acknowledged event, as after lost answers."""
-    acknowledged, environment = 0, os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    acknowledged, own = 0, environment(PYTHONPATH=str(ROOT))
     random = np.random.default_rng(5)
     for _ in range(4):
         first = max(0, acknowledged - int(random.integers(1, 17)))
         command = [sys.executable, "-m", "tests.counting", str(tmp_path), str(first)]
-        with subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=environment
-        ) as process:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, env=own) as process:
             assert process.stdout is not None
             for _ in range(int(random.integers(20, 60))):
                 acknowledged = max(acknowledged, int(process.stdout.readline()))
