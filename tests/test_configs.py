@@ -21,6 +21,7 @@ from stjax.tune.change import check, value_at
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
+SLOW = ("nyc_ensemble",)  # takes steps as its member does, which is the model of nyc; see test_ensemble
 
 
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.stem)
@@ -44,7 +45,13 @@ def test_space_fits_the_experiment_and_holds_it(path: Path) -> None:
         assert dimension.stored(value_at(module.experiment, name)) is not None, f"{name} of the config itself"
 
 
-@every_config
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if path.stem in SLOW else ())
+        for path in CONFIGS
+    ],
+)
 def test_config_takes_a_step_and_is_evaluated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STJAX_DATA", os.environ.get("STJAX_DATA", str(ROOT.parent / "shared" / "data")))
     experiment = load_config(path)
