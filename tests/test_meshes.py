@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.quick import environment
+
 ROOT = Path(__file__).parents[1]
-VIRTUAL = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
 USERS_TABLE = [216, 16]  # of 211 users, PADDING and UNSEEN, up to a multiple of 8
 MORE = [("gru", "8x1"), ("gru", "2x4"), ("gru", "1x8"), ("hstu", "2x4"), ("rows", "2x4")]
 BY_ALL = [("gru", "4x2:all"), ("hstu", "8x1:all")]
@@ -22,7 +22,7 @@ TABLES = ("items/table", "users/embedding", "head/bias/bias")
 
 def follow(model: str, *meshes: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "tests.meshes", model, *meshes]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | VIRTUAL, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=environment(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
