@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="holds one run folder a seed; default runs/NAME-seeds")
     parser.add_argument("--record", action="store_true", help="keep the row among the recorded results")
     args, overrides = parser.parse_known_args()
-    name = parse([str(args.config), *overrides], args.config).experiment.name
+    experiment = parse([str(args.config), *overrides], args.config).experiment
+    if experiment.training.refit == "test":
+        parser.error("--training.refit test trains on every event: there is no figure to take a mean of")
+    name = experiment.name
     folder = args.folder or Path("runs") / f"{name}-seeds"
     results = [_run(args.config, seed, folder / str(seed), overrides) for seed in args.seeds]
     command = ["python", "-m", "benchmarks.accuracy.seeds", str(args.config)]
