@@ -23,7 +23,7 @@ from stjax.nn import (
 from stjax.nn.layers import Dense, LayerNorm
 from stjax.nn.precision import compute_dtype, in_precision
 from stjax.ops.product import product
-from tests.library import ENCODERS, FUSIONS, INTERESTS, SOME_INTERESTS, WINDOW
+from tests.library import ENCODERS, FUSIONS, INTERESTS, WINDOW
 from tests.models import questions, random_batch, random_parameters, run, run_steps
 from tests.strict import strict
 
@@ -86,8 +86,8 @@ def test_layers_are_those_of_flax() -> None:
 @pytest.mark.parametrize(
     "interest",
     [
-        pytest.param(*one.values, id=one.id, marks=pytest.mark.slow if one.id == "state-space" else ())
-        for one in SOME_INTERESTS
+        pytest.param(name, marks=() if name in ("gru", "attention-rotary-bias") else pytest.mark.slow)
+        for name in INTERESTS
     ],
 )
 def test_bfloat16_answers_nearly_as_float32_does(interest: str) -> None:
