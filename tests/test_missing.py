@@ -119,6 +119,7 @@ def test_item_dropout_hides_an_item_wherever_it_occurs_in_a_sequence() -> None:
     hidden = np.asarray(out[..., 0]) == 0
     np.testing.assert_array_equal(hidden, np.asarray(out[..., 1]) == 0)
     assert abs(hidden.mean() - 0.7) < 0.02
+    HideIds(1 - 2**-50).apply({}, item, own, anonymous, rngs={"dropout": jax.random.key(1)})  # no overflow
     fate = {}
     for row in range(211):
         for one, gone in zip(np.asarray(item[row]).tolist(), hidden[row].tolist(), strict=True):

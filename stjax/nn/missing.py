@@ -55,8 +55,8 @@ class HideIds(nn.Module):
     """Item dropout: in training, some items of a sequence are anonymous wherever they occur in it.
 
     What is read of them is what they would be without a row of their own, as an item that training has not
-    seen: their fields and place must answer (DropoutNet; Volkovs et al., NeurIPS 2017). So the model cannot
-    answer from what it has learnt by heart of the items of one user, which no later event can repeat.
+    seen: their fields and place must answer (as DropoutNet does for users and items; Volkovs et al., NeurIPS
+    2017), so that the model leans less on what it has learnt of single items.
     rate: share of the items of each sequence, 0 <= rate < 1.
     """
 
@@ -68,7 +68,7 @@ class HideIds(nn.Module):
         # By a hash of the id, so that all events of an item in a sequence share its fate.
         words = jax.random.bits(self.make_rng("dropout"), (2, item.shape[0], 1), jnp.uint32)
         drawn = hashing.mix(item.astype(jnp.uint32), *words)
-        hidden = drawn < np.uint32(round(self.rate * 2**32))
+        hidden = drawn < np.uint32(int(self.rate * 2**32))  # exact, and below 2^32
         return jnp.where(hidden[..., None], anonymous, own)
 
 
